@@ -1,0 +1,14 @@
+//! What decides a launch digest, and what is said about one: digests, manifests, reports,
+//! evidence and verdicts.
+//!
+//! Everything here is a pure function of its arguments: no file, process, clock or network.
+//! Builder, launcher, guest and validator all depend on this crate and never on each other, so
+//! a fact that two of them must agree on stands here once.
+
+pub mod binding;
+pub mod canonical;
+pub mod evidence;
+pub mod hash;
+pub mod launch_config;
+pub mod platform;
+pub mod stage;

@@ -1,0 +1,116 @@
+//! Stage codes: all that a guest ever says to its host about itself.
+//!
+//! One byte each, from a fixed list, written to the virtio-serial port [`PORT`]. They tell a
+//! miner how far a boot came and why it ended, and can carry nothing else: no message, no
+//! number of the guest's choosing, no log.
+
+use std::fmt;
+
+/// Name of the virtio-serial port that the bytes are written to.
+pub const PORT: &str = "casemate.stage";
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// How far a guest has come. Codes below 0x80 are progress, the others the end.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Stage { $($(#[$doc])* $name = $code,)* }
+
+        impl Stage {
+            /// Every stage, in the order of the codes.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// What the code means, for a person.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+stages! {
+    /// init runs: firmware and kernel accepted what they were given.
+    InitStarted = 0x01, "init started";
+    /// The kernel modules of the initrd are loaded.
+    ModulesLoaded = 0x02, "kernel modules loaded";
+    /// The root disk was found by its serial.
+    RootDiskFound = 0x03, "root disk found";
+    /// dm-verity is set up over the root disk.
+    VerityReady = 0x04, "dm-verity set up";
+    /// The root file system is mounted.
+    RootMounted = 0x05, "root file system mounted";
+    /// init hands over to systemd.
+    Handover = 0x06, "handing over to systemd";
+    /// The agent runs.
+    AgentStarted = 0x10, "agent started";
+    /// The launch config was read and its hash is HOST_DATA.
+    LaunchConfigAccepted = 0x11, "launch config accepted";
+    /// The SSH host key and the TLS key exist.
+    KeysMade = 0x12, "keys made";
+    /// Evidence is served and sshd may start: the VM is ready.
+    Ready = 0x13, "ready";
+
+    /// A kernel module of the initrd could not be loaded.
+    ModulesFailed = 0x81, "a kernel module did not load";
+    /// The command line lacks a parameter, has one twice, or has one malformed.
+    CommandLineRefused = 0x82, "command line refused";
+    /// No disk carries the root's serial.
+    RootDiskMissing = 0x83, "root disk missing";
+    /// More than one disk carries a serial that must be unique.
+    DiskAmbiguous = 0x84, "two disks with the same serial";
+    /// dm-verity could not be set up.
+    VerityFailed = 0x85, "dm-verity failed";
+    /// The root file system could not be mounted: wrong bytes or a broken disk.
+    RootMountFailed = 0x86, "root file system did not mount";
+    /// The hand-over to systemd failed.
+    HandoverFailed = 0x87, "hand-over to systemd failed";
+    /// No report can be had: no security processor, or it refused.
+    ReportUnavailable = 0x90, "no attestation report to be had";
+    /// The launch config is missing, malformed, or not the one that HOST_DATA names.
+    LaunchConfigRefused = 0x91, "launch config refused";
+    /// A key could not be made.
+    KeysFailed = 0x92, "keys could not be made";
+    /// The evidence port could not be served.
+    ServeFailed = 0x93, "evidence could not be served";
+}
+
+impl Stage {
+    /// The byte on the wire.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The stage of a byte; `None` for a byte that is no stage.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|stage| stage.code() == code)
+    }
+
+    /// Whether the guest ends with this stage.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        self.code() >= 0x80
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_come_back() {
+        for stage in Stage::ALL {
+            assert_eq!(Stage::from_code(stage.code()), Some(*stage));
+        }
+        assert_eq!(Stage::from_code(0), None);
+        assert_eq!(Stage::from_code(b'\n'), None);
+    }
+}
