@@ -19,18 +19,18 @@ pub const GPU_NONCE_DOMAIN: &[u8] = b"casemate-gpu-v1\0";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Binding {
-    /// SHA-256 of the DER SubjectPublicKeyInfo of the key that serves TLS.
+    /// SHA-256 of the DER `SubjectPublicKeyInfo` of the key that serves TLS.
     pub tls_spki_sha256: Sha256Hash,
     /// The SSH host key as sshd presents it: `ssh-ed25519 <base64>`, no comment.
     pub ssh_host_key: String,
     /// SHA-256 of the exact bytes of the GPU evidence; absent without GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_evidence_sha256: Option<Sha256Hash>,
-    /// SHA-256 of the canonical launch config, which must equal HOST_DATA.
+    /// SHA-256 of the canonical launch config, which must equal `HOST_DATA`.
     pub launch_config_sha256: Sha256Hash,
 }
 
-/// REPORT_DATA for a nonce and the exact bytes of a binding.
+/// `REPORT_DATA` for a nonce and the exact bytes of a binding.
 #[must_use]
 pub fn report_data(nonce: &Nonce, binding: &[u8]) -> ReportData {
     let hash = Sha256::new().chain_update(BINDING_DOMAIN).chain_update(binding).finalize();

@@ -48,9 +48,9 @@ pub struct Evidence {
     /// The certificate table as the host gave it (GHCB, document 56421, "SNP Extended Guest
     /// Request": entries of GUID, offset, length, then the certificates); empty without one.
     pub certificates: Base64Bytes,
-    /// The exact bytes of the [`crate::binding::Binding`] that REPORT_DATA hashes.
+    /// The exact bytes of the [`crate::binding::Binding`] that `REPORT_DATA` hashes.
     pub binding: String,
-    /// The exact bytes of the [`crate::launch_config::LaunchConfig`] that HOST_DATA hashes.
+    /// The exact bytes of the [`crate::launch_config::LaunchConfig`] that `HOST_DATA` hashes.
     pub launch_config: String,
     /// The exact bytes of the GPU evidence; absent without GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -108,15 +108,15 @@ fixed_bytes!(
     Nonce, 32, "a nonce"
 );
 fixed_bytes!(
-    /// HOST_DATA of a report: for casemate the SHA-256 of the canonical launch config.
+    /// `HOST_DATA` of a report: for casemate the SHA-256 of the canonical launch config.
     HostData, 32, "HOST_DATA"
 );
 fixed_bytes!(
-    /// REPORT_DATA of a report: nonce, then the hash of the binding.
+    /// `REPORT_DATA` of a report: nonce, then the hash of the binding.
     ReportData, 64, "REPORT_DATA"
 );
 fixed_bytes!(
-    /// CHIP_ID of a report: 64 bytes; Turin fills only the first eight.
+    /// `CHIP_ID` of a report: 64 bytes; Turin fills only the first eight.
     ChipId, 64, "a CHIP_ID"
 );
 

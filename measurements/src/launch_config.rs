@@ -1,7 +1,7 @@
 //! The launch config: what varies from VM to VM of one image.
 //!
 //! The launcher writes it as canonical JSON to a disk with the serial [`DISK_SERIAL`] and puts
-//! its SHA-256 into HOST_DATA. The guest's agent compares before it uses a byte of it.
+//! its SHA-256 into `HOST_DATA`. The guest's agent compares before it uses a byte of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -128,7 +128,7 @@ impl LaunchConfig {
     }
 }
 
-/// HOST_DATA for the exact bytes of a launch config.
+/// `HOST_DATA` for the exact bytes of a launch config.
 #[must_use]
 pub fn host_data(bytes: &[u8]) -> HostData {
     Sha256Hash::of(bytes).into()

@@ -7,8 +7,20 @@
 
 pub mod binding;
 pub mod canonical;
+pub mod cmdline;
+pub mod digest;
 pub mod evidence;
+pub mod firmware;
 pub mod hash;
+pub mod kernel_hashes;
+pub mod launch;
 pub mod launch_config;
+pub mod law;
+pub mod manifest;
+mod number;
 pub mod platform;
+pub mod policy;
+pub mod simulated;
 pub mod stage;
+pub mod verity;
+mod vmsa;

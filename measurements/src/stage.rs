@@ -44,7 +44,7 @@ stages! {
     Handover = 0x06, "handing over to systemd";
     /// The agent runs.
     AgentStarted = 0x10, "agent started";
-    /// The launch config was read and its hash is HOST_DATA.
+    /// The launch config was read and its hash is `HOST_DATA`.
     LaunchConfigAccepted = 0x11, "launch config accepted";
     /// The SSH host key and the TLS key exist.
     KeysMade = 0x12, "keys made";
@@ -67,7 +67,7 @@ stages! {
     HandoverFailed = 0x87, "hand-over to systemd failed";
     /// No report can be had: no security processor, or it refused.
     ReportUnavailable = 0x90, "no attestation report to be had";
-    /// The launch config is missing, malformed, or not the one that HOST_DATA names.
+    /// The launch config is missing, malformed, or not the one that `HOST_DATA` names.
     LaunchConfigRefused = 0x91, "launch config refused";
     /// A key could not be made.
     KeysFailed = 0x92, "keys could not be made";
