@@ -1,0 +1,233 @@
+//! The recipe: what an image is, as its author wrote it in `image.toml`.
+//!
+//! Everything is parsed into validated types here, for the lock, the fetch and the build. What a
+//! recipe cannot say: the host of a mirror, a hash of a package, a script to run.
+
+mod check;
+mod locate;
+mod name;
+mod path;
+mod sections;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use casemate_measurements::hash::Sha256Hash;
+use serde::{Deserialize, Serialize};
+
+pub use locate::{Place, Step, of_error, of_steps};
+pub use name::{
+    AccountName, Architecture, ArchiveName, Component, CrateName, Fingerprint, ImageName,
+    ImageVersion, ModuleName, PackageName, PackageSpec, Suite, UnitName, Version, WordError,
+};
+pub(crate) use name::{from_text, word};
+pub use path::{GuestPath, Mode, Owner, PathPattern};
+pub use sections::{
+    Archive, Cmdline, Concat, Exclude, FileFix, Firmware, Group, Guest, Install, Kernel, Link,
+    Measure, Programs, Shell, SubIds, Tools, Units, User, VcpuCounts,
+};
+
+/// The schema this code reads and writes.
+pub const SCHEMA: u32 = 1;
+
+/// The file name of a recipe in its folder.
+pub const FILE_NAME: &str = "image.toml";
+
+/// The folder beside a recipe whose files are copied over the root file system last.
+pub const OVERLAY: &str = "rootfs";
+
+/// Why a recipe could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file could not be read.
+    #[error("cannot read the recipe {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is not a recipe.
+    #[error("{}:{place}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and field.
+        place: Place,
+        /// What is wrong there.
+        message: String,
+    },
+}
+
+/// A validated recipe.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    dir: PathBuf,
+    text: String,
+    image: Image,
+}
+
+/// The contents of `image.toml`. Only [`Recipe`] makes one, after the checks across fields.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Image {
+    /// The format's version: [`SCHEMA`].
+    pub schema: u32,
+    /// The image's name.
+    pub name: ImageName,
+    /// The version of the release that this recipe makes.
+    pub version: ImageVersion,
+    /// The modification time of every file of the image, in seconds since 1970.
+    pub epoch: u32,
+    /// The archives that packages come from, by name.
+    pub archive: BTreeMap<ArchiveName, Archive>,
+    /// The packages of the root file system.
+    pub guest: Guest,
+    /// The packages whose programs run while building.
+    pub tools: Tools,
+    /// The firmware that the guest boots with.
+    pub firmware: Firmware,
+    /// The kernel, its command line and its modules.
+    pub kernel: Kernel,
+    /// Our own programs, compiled with the tools.
+    pub programs: Programs,
+    /// Users, each with a pinned number.
+    #[serde(default, rename = "user")]
+    pub users: Vec<User>,
+    /// Groups without a user of their name.
+    #[serde(default, rename = "group")]
+    pub groups: Vec<Group>,
+    /// Symbolic links to make, over packaged ones.
+    #[serde(default, rename = "link")]
+    pub links: Vec<Link>,
+    /// Modes and owners of packaged files to change.
+    #[serde(default, rename = "file")]
+    pub files: Vec<FileFix>,
+    /// Files to write as the sorted concatenation of others.
+    #[serde(default, rename = "concat")]
+    pub concats: Vec<Concat>,
+    /// What systemd starts.
+    pub units: Units,
+    /// The shapes whose launch digests the manifest lists.
+    pub measure: Measure,
+}
+
+impl std::ops::Deref for Recipe {
+    type Target = Image;
+
+    fn deref(&self) -> &Image {
+        &self.image
+    }
+}
+
+impl Recipe {
+    /// Reads and checks `dir/image.toml`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, is no recipe, or contradicts itself; with line and field.
+    pub fn load(dir: &Path) -> Result<Self, RecipeError> {
+        let path = dir.join(FILE_NAME);
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| RecipeError::Read { path: path.clone(), source })?;
+        Self::parse(dir, &text)
+    }
+
+    /// Checks `text` as the recipe of the folder `dir`, which is not read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recipe::load`].
+    pub fn parse(dir: &Path, text: &str) -> Result<Self, RecipeError> {
+        let invalid =
+            |place, message| RecipeError::Invalid { path: dir.join(FILE_NAME), place, message };
+        let image: Image = toml::from_str(text)
+            .map_err(|e| invalid(locate::of_error(text, &e), e.message().to_owned()))?;
+        check::check(&image)
+            .map_err(|fault| invalid(locate::of_steps(text, &fault.steps), fault.message))?;
+        Ok(Self { dir: dir.to_owned(), text: text.to_owned(), image })
+    }
+
+    /// The recipe's folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The text as it was read; its hash is one of the build's inputs.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// SHA-256 of [`Recipe::text`].
+    #[must_use]
+    pub fn sha256(&self) -> Sha256Hash {
+        Sha256Hash::of(self.text.as_bytes())
+    }
+
+    /// The folder that is copied over the root file system last; it need not exist.
+    #[must_use]
+    pub fn overlay_dir(&self) -> PathBuf {
+        self.dir.join(OVERLAY)
+    }
+
+    /// The Cargo workspace that our programs are compiled from.
+    #[must_use]
+    pub fn programs_source(&self) -> PathBuf {
+        self.dir.join(&self.image.programs.source)
+    }
+
+    /// The hash of all that a lock depends on: archives, package requests and exclusions, not
+    /// their reasons. A lock made for another one is out of date.
+    #[must_use]
+    pub fn request_hash(&self) -> Sha256Hash {
+        Sha256Hash::of(self.request_text().as_bytes())
+    }
+
+    fn request_text(&self) -> String {
+        let mut text = String::from("casemate-lock-request-v1\n");
+        let mut line = |kind: &str, words: &[&str]| {
+            text.push_str(kind);
+            for word in words {
+                text.push(' ');
+                text.push_str(word);
+            }
+            text.push('\n');
+        };
+        for (name, archive) in &self.image.archive {
+            line("archive", &[name.as_str()]);
+            for suite in &archive.suites {
+                line("suite", &[suite.as_str()]);
+            }
+            for suite in &archive.on_request {
+                line("on-request", &[suite.as_str()]);
+            }
+            for component in &archive.components {
+                line("component", &[component.as_str()]);
+            }
+            for key in &archive.keys {
+                line("key", &[key.as_str()]);
+            }
+        }
+        for spec in &self.image.guest.packages {
+            line("guest", &[&spec.to_string()]);
+        }
+        for exclude in &self.image.guest.exclude {
+            line("guest-exclude", &[exclude.package.as_str()]);
+        }
+        for spec in &self.image.tools.packages {
+            line("tools", &[&spec.to_string()]);
+        }
+        for exclude in &self.image.tools.exclude {
+            line("tools-exclude", &[exclude.package.as_str()]);
+        }
+        line("firmware", &[&self.image.firmware.package.to_string()]);
+        line("kernel", &[&self.image.kernel.package.to_string()]);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

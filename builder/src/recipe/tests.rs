@@ -1,0 +1,151 @@
+//! A recipe is read whole, and each kind of mistake is told with its line and field.
+
+use std::path::Path;
+
+use super::*;
+
+const GOOD: &str = r#"schema = 1
+name = "small"
+version = "0.1.0"
+epoch = 1735689600
+
+[archive.debian]
+suites = ["trixie", "trixie-updates"]
+on_request = ["forky"]
+components = ["main"]
+keys = ["4CB50190207B4758A3F73A796ED0E7B82643E131"]
+expired_ok = ["forky"]
+
+[guest]
+packages = ["systemd", "udev"]
+drop = ["/usr/share/doc/**"]
+
+[[guest.exclude]]
+package = "apt"
+reason = "the guest installs nothing"
+
+[tools]
+packages = ["erofs-utils", "rustc/forky"]
+
+[firmware]
+package = "ovmf-amdsev/forky"
+path = "/usr/share/ovmf/OVMF.amdsev.fd"
+
+[kernel]
+package = "linux-image-cloud-amd64"
+cmdline = "console=ttynull quiet"
+initrd_modules = ["virtio_blk"]
+
+[programs]
+source = "../.."
+package = "casemate-guest"
+init = "casemate-init"
+
+[[programs.install]]
+binary = "casemate-agent"
+path = "/usr/lib/casemate/agent"
+mode = "0755"
+
+[[user]]
+name = "sandbox"
+uid = 1000
+gid = 1000
+home = "/home/sandbox"
+shell = "/bin/bash"
+subids = "100000:65536"
+
+[[user]]
+name = "sshd"
+uid = 990
+gid = 990
+home = "/run/sshd"
+shell = "/usr/sbin/nologin"
+
+[[link]]
+path = "/etc/mtab"
+target = "../proc/self/mounts"
+
+[units]
+enable = ["ssh.service"]
+mask = ["getty@.service"]
+default = "multi-user.target"
+
+[measure]
+vcpus = "1..=4"
+cpu_models = ["EPYC-v4"]
+guest_features = ["0x1"]
+vmm = "qemu"
+guest_policy = "0x30000"
+"#;
+
+fn parse(text: &str) -> Result<Recipe, RecipeError> {
+    Recipe::parse(Path::new("images/small"), text)
+}
+
+/// The error after `from` is replaced with `to`; both must be in the text once.
+fn error(from: &str, to: &str) -> String {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from}");
+    parse(&GOOD.replacen(from, to, 1)).unwrap_err().to_string()
+}
+
+#[test]
+fn all_fields_are_read() {
+    let recipe = parse(GOOD).unwrap();
+    assert_eq!(recipe.name.as_str(), "small");
+    assert_eq!(recipe.guest.packages.len(), 2);
+    assert_eq!(recipe.measure.vcpus.as_slice(), [1, 2, 3, 4]);
+    assert_eq!(recipe.measure.guest_policy.get(), 0x30000);
+    assert_eq!(recipe.users[0].subids.unwrap().first(), 100_000);
+    assert_eq!(recipe.programs_source(), Path::new("images/small/../.."));
+    assert_eq!(recipe.overlay_dir(), Path::new("images/small/rootfs"));
+    assert_eq!(recipe.sha256(), Sha256Hash::of(GOOD.as_bytes()));
+}
+
+#[test]
+fn mistakes_name_line_and_field() {
+    for (from, to, expected) in [
+        ("epoch = 1735689600", "epoch = -1", "image.toml:4:9: epoch: "),
+        ("\"udev\"", "\"Udev\"", "image.toml:14:24: guest.packages[1]: \"Udev\" is not a package"),
+        ("\"udev\"", "\"udev/sid\"", "image.toml:14:24: guest.packages[1]: no archive of this"),
+        ("\"udev\"", "\"systemd\"", "guest.packages[1]: systemd is asked for twice"),
+        ("drop =", "drops =", "image.toml:15:1: guest.drops: unknown field `drops`"),
+        ("\"apt\"", "\"udev\"", "guest.exclude[0].package: udev is both asked for and excluded"),
+        ("the guest installs nothing", " ", "guest.exclude[0].reason: an exclusion needs"),
+        ("schema = 1\n", "schema = 2\n", "image.toml:1:10: schema: schema 2 is unknown"),
+        ("on_request = [\"forky\"]", "on_request = [\"trixie\"]", "suite trixie stands here twice"),
+        ("expired_ok = [\"forky\"]", "expired_ok = [\"sid\"]", "expired_ok[0]: sid is no suite"),
+        ("uid = 990", "uid = 1000", "user[1].uid: uid 1000 is sandbox's"),
+        ("gid = 990", "gid = 1000", "user[1].gid: gid 1000 is sandbox's"),
+        ("\"0755\"", "\"755\"", "programs.install[0].mode: \"755\" is not a file mode"),
+        ("quiet", "casemate.x=1", "kernel.cmdline: "),
+        ("\"ssh.service\"", "\"getty@.service\"", "units.enable[0]: getty@.service is both"),
+        ("source = \"../..\"", "source = \"/src\"", "programs.source: must be relative"),
+        ("vcpus = \"1..=4\"", "vcpus = [4, 2]", "measure.vcpus: not a list of vCPU counts"),
+        ("vcpus = \"1..=4\"", "vcpus = \"0..=4\"", "measure.vcpus: not a list of vCPU counts"),
+        ("0x30000", "196608", "measure.guest_policy: \"196608\" is not a mask"),
+        ("100000:65536", "0:65536", "user[0].subids: "),
+    ] {
+        let error = error(from, to);
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_is_told_by_line() {
+    let error = error("cpu_models = [\"EPYC-v4\"]", "cpu_models = [");
+    assert!(error.starts_with("images/small/image.toml:7"), "{error}");
+}
+
+#[test]
+fn the_request_hash_follows_what_the_lock_depends_on() {
+    let good = parse(GOOD).unwrap().request_hash();
+    let same =
+        |from: &str, to: &str| parse(&GOOD.replacen(from, to, 1)).unwrap().request_hash() == good;
+    assert!(same("the guest installs nothing", "no package manager"));
+    assert!(same("quiet", "quiet loglevel=0"));
+    assert!(same("version = \"0.1.0\"", "version = \"0.2.0\""));
+    assert!(!same("\"udev\"", "\"udev\", \"bash\""));
+    assert!(!same("package = \"apt\"", "package = \"dpkg\""));
+    assert!(!same("ovmf-amdsev/forky", "ovmf-amdsev"));
+    assert!(!same("suites = [\"trixie\", ", "suites = ["));
+}
