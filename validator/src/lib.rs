@@ -1,1 +1,14 @@
-//! validator
+//! Asks a VM for evidence, has it judged, and pins what was attested.
+//!
+//! Everything that arrives here comes from a host that its owner controls: [`fetch`] bounds what
+//! it may cost in time and bytes, `casemate_measurements` judges what it says, and [`ssh`] lets a
+//! tenant connect to the attested key and to nothing else. This crate is a trust domain of its
+//! own: it depends on what measures, never on what builds or launches.
+
+pub mod fetch;
+pub mod host_key;
+mod http;
+pub mod ssh;
+pub mod target;
+mod tls;
+mod wire;

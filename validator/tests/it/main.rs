@@ -1,0 +1,8 @@
+//! The validator against real servers, good and bad, on loopback.
+
+#[cfg(test)]
+mod hostile_servers;
+#[cfg(test)]
+mod proxies;
+#[cfg(test)]
+mod support;
