@@ -1,0 +1,189 @@
+//! Firmware files that no honest build makes: each is refused with a reason, none panics.
+
+use casemate_measurements::firmware::{Firmware, FirmwareError, Layout, PAGE_LEN, SectionKind};
+use casemate_measurements::hash::Sha256Hash;
+use casemate_measurements::kernel_hashes::{KernelHashes, KernelHashesError};
+use casemate_measurements::law::{Law, LawError};
+use proptest::prelude::*;
+
+const FOOTER: &str = "de82b596b21ff745baeaa366c55a082d";
+const RESET: &str = "de71f7007e1acb4f890e68c77e2fb44e";
+const HASHES: &str = "1f3755723b3a044b927b1da6efa8d454";
+const METADATA: &str = "666588dc4a989847a75e5585a7bf67cc";
+/// Where the metadata starts, counted from the end of the file.
+const METADATA_AT: u32 = 0x600;
+
+/// A firmware of two pages with the given entries and metadata.
+fn firmware(entries: &[(&str, Vec<u8>)], metadata: &[u8]) -> Vec<u8> {
+    let mut table = Vec::new();
+    for (guid, data) in entries {
+        table.extend_from_slice(data);
+        table.extend_from_slice(&u16::try_from(data.len() + 18).unwrap().to_le_bytes());
+        table.extend_from_slice(&hex::decode(guid).unwrap());
+    }
+    table.extend_from_slice(&u16::try_from(table.len() + 18).unwrap().to_le_bytes());
+    table.extend_from_slice(&hex::decode(FOOTER).unwrap());
+    let mut bytes = vec![0xff; 2 * PAGE_LEN];
+    let end = bytes.len() - 32;
+    bytes[end - table.len()..end].copy_from_slice(&table);
+    let start = bytes.len() - METADATA_AT as usize;
+    bytes[start..start + metadata.len()].copy_from_slice(metadata);
+    bytes
+}
+
+fn entries() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (METADATA, METADATA_AT.to_le_bytes().to_vec()),
+        (HASHES, [0x81_0c00_u32.to_le_bytes(), 0x400_u32.to_le_bytes()].concat()),
+        (RESET, 0x80_b004_u32.to_le_bytes().to_vec()),
+    ]
+}
+
+fn metadata(sections: &[(u32, u32, u32)]) -> Vec<u8> {
+    let count = u32::try_from(sections.len()).unwrap();
+    let mut bytes = b"ASEV".to_vec();
+    let words = [16 + 12 * count, 1, count];
+    let sections = sections.iter().flat_map(|(gpa, size, kind)| [*gpa, *size, *kind]);
+    for word in words.into_iter().chain(sections) {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+const SECTIONS: [(u32, u32, u32); 4] = [
+    (0x80_0000, 0x9000, 1),
+    (0x80_d000, 0x1000, 2),
+    (0x80_e000, 0x1000, 3),
+    (0x81_0000, 0x1000, 0x10),
+];
+
+fn with(index: usize, section: (u32, u32, u32)) -> Vec<u8> {
+    let mut sections = SECTIONS;
+    sections[index] = section;
+    firmware(&entries(), &metadata(&sections))
+}
+
+#[test]
+fn a_good_one_is_read() {
+    let bytes = firmware(&entries(), &metadata(&SECTIONS));
+    let parsed = Firmware::parse(&bytes).unwrap();
+    assert_eq!(parsed.sha256, Sha256Hash::of(&bytes));
+    assert_eq!(parsed.layout.reset_eip, 0x80_b004);
+    assert_eq!(parsed.layout.hashes_section().unwrap().kind, SectionKind::KernelHashes);
+    let hashes = KernelHashes::of(b"k", b"i", b"c");
+    let law = Law::new(&parsed, parsed.sha256, &hashes).unwrap();
+    let mut flipped = bytes;
+    flipped[0] ^= 1;
+    let other = Firmware::parse(&flipped).unwrap();
+    assert_ne!(other.pages, parsed.pages);
+    assert_ne!(Law::new(&other, other.sha256, &hashes).unwrap(), law);
+}
+
+#[test]
+fn lengths_and_tables_are_checked() {
+    for len in [0, 1, 31, 32, 4095, 4097, 16 * 1024 * 1024 + 4096] {
+        let refused = Firmware::parse(&vec![0; len]).unwrap_err();
+        assert_eq!(refused, FirmwareError::Length { len });
+    }
+    assert_eq!(Firmware::parse(&[0; 4096]).unwrap_err(), FirmwareError::NoTable);
+    assert_eq!(Layout::parse(&[]).unwrap_err(), FirmwareError::NoTable);
+    let good = metadata(&SECTIONS);
+    for missing in [0, 2] {
+        let mut entries = entries();
+        entries.remove(missing);
+        let refused = Firmware::parse(&firmware(&entries, &good)).unwrap_err();
+        assert!(matches!(refused, FirmwareError::MissingEntry { .. }), "{refused}");
+    }
+    for (guid, data) in [(RESET, vec![0; 4]), (HASHES, vec![0; 9]), (METADATA, vec![])] {
+        let mut entries = entries();
+        entries.push((guid, data));
+        let refused = Firmware::parse(&firmware(&entries, &good)).unwrap_err();
+        assert!(matches!(refused, FirmwareError::Table { .. }), "{refused}");
+    }
+    // An entry whose length reaches beyond the table, and a table longer than the file.
+    let mut bytes = firmware(&entries(), &good);
+    let end = bytes.len() - 32 - 18;
+    bytes[end - 18..end - 16].copy_from_slice(&0xff_u16.to_le_bytes());
+    assert!(matches!(Firmware::parse(&bytes).unwrap_err(), FirmwareError::Table { .. }));
+    bytes[end..end + 2].copy_from_slice(&u16::MAX.to_le_bytes());
+    assert!(matches!(Firmware::parse(&bytes).unwrap_err(), FirmwareError::Table { .. }));
+}
+
+#[test]
+fn metadata_is_checked_before_it_is_followed() {
+    for offset in [0, 1, 15, 2 * 4096 + 1, u32::MAX] {
+        let mut entries = entries();
+        entries[0].1 = offset.to_le_bytes().to_vec();
+        let refused = Firmware::parse(&firmware(&entries, &metadata(&SECTIONS))).unwrap_err();
+        assert!(matches!(refused, FirmwareError::Metadata { .. }), "{offset}: {refused}");
+    }
+    let good = metadata(&SECTIONS);
+    for (at, value) in [(0, 0_u32), (4, 0xffff), (8, 2), (12, 10_000), (12, u32::MAX), (12, 3)] {
+        let mut bytes = good.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let refused = Firmware::parse(&firmware(&entries(), &bytes)).unwrap_err();
+        assert!(matches!(refused, FirmwareError::Metadata { .. }), "{at} {value}: {refused}");
+    }
+}
+
+#[test]
+fn sections_must_be_measurable() {
+    for (section, problem) in [
+        ((0x80_d000, 0, 2), "whole pages"),
+        ((0x80_d001, 0x1000, 2), "whole pages"),
+        ((0x80_d000, 0x800, 2), "whole pages"),
+        ((0xffff_f000, 0x1000, 2), "4 GiB"),
+        ((0x80_8000, 0x1000, 2), "overlaps"),
+        ((0x7f_f000, 0x2000, 2), "overlaps"),
+        ((0x90_0000, 0x400_0000, 1), "64 MiB"),
+        ((0x90_0000, 0x1000, 5), "expected type"),
+        ((0x90_0000, 0x1000, 0x10), "once"),
+        ((0xffff_d000, 0x2000, 1), "firmware is mapped"),
+    ] {
+        // The last section is the hashes' page, so a second one of that type comes before it.
+        let refused = Firmware::parse(&with(1, section)).unwrap_err();
+        assert!(matches!(refused, FirmwareError::Section { .. }), "{section:x?}: {refused}");
+        assert!(refused.to_string().contains(problem), "{section:x?}: {refused}");
+    }
+    let two_pages = Firmware::parse(&with(3, (0x81_0000, 0x2000, 0x10))).unwrap_err();
+    assert!(two_pages.to_string().contains("one page"), "{two_pages}");
+}
+
+#[test]
+fn a_table_of_hashes_outside_its_page_is_refused() {
+    for gpa in [0_u32, 0x80_ffff, 0x81_0f51, 0x81_1000, u32::MAX] {
+        let mut entries = entries();
+        entries[1].1[..4].copy_from_slice(&gpa.to_le_bytes());
+        let parsed = Firmware::parse(&firmware(&entries, &metadata(&SECTIONS))).unwrap();
+        let hashes = KernelHashes::of(b"k", b"i", b"c");
+        let refused = Law::new(&parsed, parsed.sha256, &hashes).unwrap_err();
+        let outside = KernelHashesError::Outside { table: gpa, page: 0x81_0000 };
+        assert_eq!(refused, LawError::KernelHashes(outside));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(tail in proptest::collection::vec(any::<u8>(), 0..600), at in 0_usize..512) {
+        let mut bytes = firmware(&entries(), &metadata(&SECTIONS));
+        let end = bytes.len() - at.min(bytes.len() - tail.len());
+        let start = end - tail.len().min(end);
+        let len = end - start;
+        bytes[start..end].copy_from_slice(&tail[..len]);
+        let _ = Firmware::parse(&bytes);
+        let _ = Layout::parse(&tail);
+    }
+
+    /// Small changes get past the first checks, which noise does not.
+    #[test]
+    fn no_changed_byte_panics(changes in proptest::collection::vec((0_usize..0x600, any::<u8>()), 1..4)) {
+        let mut bytes = firmware(&entries(), &metadata(&SECTIONS));
+        let len = bytes.len();
+        for (at, byte) in changes {
+            bytes[len - 1 - at] = byte;
+        }
+        if let Ok(parsed) = Firmware::parse(&bytes) {
+            let _ = Law::new(&parsed, parsed.sha256, &KernelHashes::of(b"k", b"i", b"c"));
+        }
+    }
+}
