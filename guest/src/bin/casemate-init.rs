@@ -1,0 +1,5 @@
+//! `/init` of the initrd.
+
+fn main() {
+    casemate_guest::init::main();
+}
