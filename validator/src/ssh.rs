@@ -34,7 +34,7 @@ pub const USER: &str = "sandbox";
 /// Options that are the same for every session, as `ssh -o` takes them.
 ///
 /// `ssh` keeps the first value it sees of each, so that none of them can be undone later.
-const OPTIONS: [&str; 25] = [
+const OPTIONS: [&str; 24] = [
     // Older versions lack these; they read no configuration either.
     "IgnoreUnknown=KnownHostsCommand,RemoteCommand,ProxyUseFdpass",
     "StrictHostKeyChecking=yes",
@@ -55,8 +55,8 @@ const OPTIONS: [&str; 25] = [
     "RemoteCommand=none",
     "ForwardAgent=no",
     "ForwardX11=no",
+    // Ports, sockets and tunnels.
     "ClearAllForwardings=yes",
-    "Tunnel=no",
     "AddKeysToAgent=no",
     // The VM knows no password; a prompt could only be another machine's.
     "PreferredAuthentications=publickey",
@@ -241,8 +241,9 @@ pub fn arguments(session: &Session, known_hosts: &Path) -> Result<Vec<OsString>,
     }
     arguments.extend(["-p".into(), session.port.to_string().into()]);
     arguments.extend(["-l".into(), session.user.0.as_str().into()]);
-    // After the host `ssh` looks for options once more: the second `--` ends that too.
-    arguments.extend(["--".into(), session.host.to_string().into(), "--".into()]);
+    // After the host `ssh` looks for options once more; a `--` before it would not end that in
+    // every version, and a host never looks like an option.
+    arguments.extend([session.host.to_string().into(), "--".into()]);
     arguments.extend(session.command.iter().cloned());
     Ok(arguments)
 }
@@ -346,7 +347,7 @@ mod tests {
         let end = arguments.iter().position(|word| word == "-p").unwrap();
         assert_eq!(
             arguments[end..].join(OsStr::new("|")),
-            "-p|2222|-l|sandbox|--|192.0.2.7|--|-oProxyCommand=x|a b"
+            "-p|2222|-l|sandbox|192.0.2.7|--|-oProxyCommand=x|a b"
         );
         assert_eq!(arguments[..2].join(OsStr::new(" ")), "-F /dev/null");
     }

@@ -5,4 +5,8 @@ mod hostile_servers;
 #[cfg(test)]
 mod proxies;
 #[cfg(test)]
+mod ssh;
+#[cfg(test)]
+mod sshd;
+#[cfg(test)]
 mod support;
