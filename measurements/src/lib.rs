@@ -7,6 +7,7 @@
 
 pub mod binding;
 pub mod canonical;
+pub mod certificates;
 pub mod cmdline;
 pub mod digest;
 pub mod evidence;
@@ -20,7 +21,9 @@ pub mod manifest;
 mod number;
 pub mod platform;
 pub mod policy;
+pub mod report;
 pub mod simulated;
 pub mod stage;
+pub mod tcb;
 pub mod verity;
 mod vmsa;

@@ -1,5 +1,7 @@
 //! Launch digests against those of an independent program, over every input that it knows.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod vectors;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Firmware files that no honest build makes: each is refused with a reason, none panics.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use casemate_measurements::firmware::{Firmware, FirmwareError, Layout, PAGE_LEN, SectionKind};
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::kernel_hashes::{KernelHashes, KernelHashesError};
