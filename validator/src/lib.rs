@@ -8,7 +8,9 @@
 pub mod fetch;
 pub mod host_key;
 mod http;
+pub mod release;
 pub mod ssh;
 pub mod target;
 mod tls;
+pub mod verify;
 mod wire;

@@ -268,7 +268,7 @@ fn a_hostile_configuration_changes_no_decision() {
     // Each option is there because the configuration decides otherwise without it.
     for at in (0..hostile_arguments.len()).filter(|at| hostile_arguments[*at] == "-o") {
         let mut fewer = hostile_arguments.clone();
-        let option = fewer.drain(at..at + 2).last().unwrap().into_string().unwrap();
+        let option = fewer.drain(at..at + 2).next_back().unwrap().into_string().unwrap();
         // What only makes older versions accept the others, or adds to what a person's key is.
         if !option.starts_with("IgnoreUnknown=") && !option.starts_with("IdentityFile=") {
             assert_ne!(decisions(&fewer).as_ref(), Some(&none), "{option} decides nothing");
