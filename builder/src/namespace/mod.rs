@@ -1,0 +1,268 @@
+//! Runs a program of the tool closure so that its output depends on its inputs alone.
+//!
+//! The program sees the tool root (read-only), its inputs and outputs under `/work`, an empty
+//! `/tmp`, a minimal `/dev`, its own `/proc` and nothing else of this machine: no network, no
+//! environment, no host name, no other process. It needs no privilege where the kernel lets
+//! users make user namespaces; the caller's user is root inside, and no other user exists.
+
+mod child;
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// Where inputs, outputs and the working directory are seen by the program.
+pub const WORK: &str = "/work";
+/// Most bytes of a program's messages that an error repeats.
+const TAIL: usize = 4096;
+
+/// Something of this machine that the program may see, at `/work/<name>`.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Path on this machine.
+    pub host: PathBuf,
+    /// A single name below `/work`.
+    pub name: String,
+    /// Whether the program may write there.
+    pub writable: bool,
+}
+
+/// A program to run.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The assembled tool root.
+    pub root: PathBuf,
+    /// Absolute path of the program inside it, then its arguments.
+    pub argv: Vec<OsString>,
+    /// What it may see.
+    pub binds: Vec<Bind>,
+    /// Variables besides `LANG`, `TZ`, `PATH` and `HOME`.
+    pub env: Vec<(String, String)>,
+    /// Absolute working directory inside.
+    pub cwd: String,
+}
+
+/// Why a program of the tool closure did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// A path or argument cannot be handed over.
+    #[error("cannot hand {what:?} to a program: it has a NUL byte or is no single name")]
+    Argument {
+        /// The refused text.
+        what: OsString,
+    },
+    /// The namespace could not be made.
+    #[error(
+        "cannot run {program} apart from this machine: {step} failed\nhint: building needs user \
+         namespaces; as an unprivileged user allow them (sysctl user.max_user_namespaces, \
+         kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns) or \
+         build as root"
+    )]
+    Setup {
+        /// The program.
+        program: String,
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The program could not be started or talked to.
+    #[error("cannot run {program} in {root}")]
+    Start {
+        /// The program.
+        program: String,
+        /// The tool root.
+        root: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Feeding the program its input failed.
+    #[error("cannot feed {program} its input")]
+    Input {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program failed.
+    #[error("{argv} ended with {status}\n{stderr}")]
+    Failed {
+        /// The whole command line.
+        argv: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it said.
+        stderr: String,
+    },
+}
+
+impl Program {
+    /// A program of the tool root `root` without arguments, in `/work`.
+    #[must_use]
+    pub fn new(root: &Path, program: &str) -> Self {
+        Self {
+            root: root.to_owned(),
+            argv: vec![program.into()],
+            binds: Vec::new(),
+            env: Vec::new(),
+            cwd: WORK.to_owned(),
+        }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.argv.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Shows `host` read-only at `/work/<name>`.
+    #[must_use]
+    pub fn input(mut self, host: &Path, name: &str) -> Self {
+        self.binds.push(Bind { host: host.to_owned(), name: name.to_owned(), writable: false });
+        self
+    }
+
+    /// Shows `host` writable at `/work/<name>`.
+    #[must_use]
+    pub fn output(mut self, host: &Path, name: &str) -> Self {
+        self.binds.push(Bind { host: host.to_owned(), name: name.to_owned(), writable: true });
+        self
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs the program with an empty input and returns what it wrote to its output.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made or the program fails.
+    pub fn run(&self) -> Result<Vec<u8>, NamespaceError> {
+        self.run_fed(|_| Ok(()))
+    }
+
+    /// Runs the program; `feed` writes its input.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made, the program fails, or `feed` does.
+    pub fn run_fed(
+        &self,
+        feed: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<Vec<u8>, NamespaceError> {
+        let mut child = self.spawn()?;
+        let start = |source| NamespaceError::Start {
+            program: self.name(),
+            root: self.root.clone(),
+            source,
+        };
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (input, out, err) = std::thread::scope(|scope| {
+            let out = scope.spawn(move || read_all(stdout));
+            let err = scope.spawn(move || read_tail(stderr));
+            let input = stdin.map_or(Ok(()), |stdin| {
+                let mut pipe = File::from(std::os::fd::OwnedFd::from(stdin));
+                feed(&mut pipe)
+            });
+            (input, out.join(), err.join())
+        });
+        let status = child.wait().map_err(start)?;
+        let panicked = |_| start(io::Error::other("a reading thread panicked"));
+        let stdout = out.map_err(panicked)?.map_err(start)?;
+        let stderr = err.map_err(panicked)?.map_err(start)?;
+        if !status.success() {
+            let argv: Vec<_> = self.argv.iter().map(|a| a.to_string_lossy()).collect();
+            return Err(NamespaceError::Failed { argv: argv.join(" "), status, stderr });
+        }
+        input.map_err(|source| NamespaceError::Input { program: self.name(), source })?;
+        Ok(stdout)
+    }
+
+    fn name(&self) -> String {
+        self.argv.first().map(|a| a.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn spawn(&self) -> Result<Child, NamespaceError> {
+        let setup = child::Setup {
+            root: c_string(self.root.as_os_str().as_bytes())?,
+            cwd: c_string(self.cwd.as_bytes())?,
+            binds: self.binds.iter().map(bind).collect::<Result<_, _>>()?,
+            maps: child::Maps::of_caller(),
+        };
+        let program = self.argv.first().ok_or(NamespaceError::Argument { what: "".into() })?;
+        let mut command = Command::new(program);
+        command.args(&self.argv[1..]).env_clear();
+        command.envs([("LANG", "C"), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/tmp")]);
+        command.env("PATH", "/usr/sbin:/usr/bin").envs(self.env.iter().map(|(k, v)| (k, v)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let failed = child::prepare(&mut command, setup).map_err(|source| {
+            NamespaceError::Start { program: self.name(), root: self.root.clone(), source }
+        })?;
+        command.spawn().map_err(|source| {
+            drop(command);
+            match failed.step() {
+                Some(step) => NamespaceError::Setup { program: self.name(), step, source },
+                None => {
+                    NamespaceError::Start { program: self.name(), root: self.root.clone(), source }
+                }
+            }
+        })
+    }
+}
+
+fn bind(bind: &Bind) -> Result<child::Bind, NamespaceError> {
+    if bind.name.is_empty() || bind.name.contains('/') || bind.name.starts_with('.') {
+        return Err(NamespaceError::Argument { what: bind.name.clone().into() });
+    }
+    Ok(child::Bind {
+        host: c_string(bind.host.as_os_str().as_bytes())?,
+        inside: c_string(format!("work/{}", bind.name).as_bytes())?,
+        directory: bind.host.is_dir(),
+        writable: bind.writable,
+    })
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, NamespaceError> {
+    CString::new(bytes).map_err(|_| NamespaceError::Argument {
+        what: std::ffi::OsStr::from_bytes(bytes).to_owned(),
+    })
+}
+
+fn read_all(from: Option<impl io::Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut from) = from {
+        from.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads everything and keeps the end.
+fn read_tail(from: Option<impl io::Read>) -> io::Result<String> {
+    let mut tail = Vec::new();
+    if let Some(mut from) = from {
+        let mut chunk = [0; 4096];
+        loop {
+            let n = from.read(&mut chunk)?;
+            if n == 0 {
+                break;
+            }
+            tail.extend(&chunk[..n]);
+            let excess = tail.len().saturating_sub(TAIL);
+            tail.drain(..excess);
+        }
+    }
+    Ok(String::from_utf8_lossy(&tail).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests;
