@@ -6,7 +6,7 @@
 //! failure ends the VM with a stage code. Both may depend on [`casemate_measurements`] and on as
 //! little else as will do.
 
-//pub mod agent;
+pub mod agent;
 pub mod init;
 pub mod stage_port;
 pub mod sysfs;

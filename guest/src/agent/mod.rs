@@ -1,0 +1,125 @@
+//! What the agent decides: whether this VM may start serving, and what it says about itself.
+//!
+//! It refuses a launch config that `HOST_DATA` does not name before it parses a byte of it, makes
+//! the SSH host key and the TLS key of this boot, and serves evidence that binds them to a
+//! report of the platform which the measured command line names. It exits only to end the VM:
+//! its unit powers off when it does.
+
+mod deadline;
+mod error;
+mod http;
+mod issuer;
+mod keys;
+mod launch;
+mod notify;
+pub mod report;
+mod reporter;
+mod server;
+
+pub use error::AgentError;
+pub use http::{Refusal, parse};
+pub use issuer::Issuer;
+pub use keys::{KeyError, SshHostKey, TlsIdentity};
+pub use launch::{LaunchBytes, LaunchError};
+pub use reporter::{Reporter, ReporterError};
+pub use server::{Limits, serve};
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_measurements::binding::Binding;
+use casemate_measurements::canonical;
+use casemate_measurements::cmdline::BootParams;
+use casemate_measurements::evidence::PORT;
+use casemate_measurements::hash::ReportData;
+use casemate_measurements::launch_config::LaunchConfig;
+use casemate_measurements::stage::Stage;
+use rustls::ServerConfig;
+
+use crate::stage_port::StagePort;
+use crate::sysfs::SysRoot;
+
+/// How long the first report may take.
+const FIRST_REPORT: Duration = Duration::from_secs(30);
+
+/// What serves once everything is in place.
+#[derive(Debug)]
+pub struct Agent {
+    /// Answers nonces.
+    pub issuer: Issuer,
+    /// How TLS is spoken.
+    pub tls: Arc<ServerConfig>,
+}
+
+/// Runs as the service `casemate-agent`; an exit code is the end of the VM.
+#[must_use]
+pub fn main() -> ExitCode {
+    let root = SysRoot::default();
+    let mut stages = StagePort::new(root.clone());
+    let error = match run(&root, &mut stages) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    stages.report_last(error.stage());
+    ExitCode::FAILURE
+}
+
+fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallible, AgentError> {
+    let agent = prepare(root, stages)?;
+    let listener = listen().map_err(AgentError::Listen)?;
+    notify::ready().map_err(AgentError::Notify)?;
+    stages.report(Stage::Ready);
+    stages.settle();
+    serve(&listener, &agent.tls, &Arc::new(agent.issuer), Limits::default())
+}
+
+/// Does everything that comes before serving: reads what the guest was told, holds it to
+/// `HOST_DATA`, makes the keys and writes what sshd reads.
+///
+/// # Errors
+/// When the guest must not serve; the error names the stage that the host is told.
+pub fn prepare(root: &SysRoot, stages: &mut StagePort) -> Result<Agent, AgentError> {
+    stages.report(Stage::AgentStarted);
+    let line =
+        fs::read_to_string(root.path("proc/cmdline")).map_err(AgentError::ReadCommandLine)?;
+    let BootParams { platform, .. } = BootParams::from_cmdline(&line)?;
+
+    let bytes = LaunchBytes::read(root)?;
+    let reporter = Reporter::start(report::source(platform, root)).map_err(AgentError::Spawn)?;
+    let zeroes = ReportData::from_bytes([0; ReportData::LEN]);
+    let quote = reporter.report(zeroes, FIRST_REPORT)?;
+    bytes.check(&quote.host_data())?;
+    let config = LaunchConfig::from_bytes(bytes.as_bytes()).map_err(LaunchError::Malformed)?;
+    stages.report(Stage::LaunchConfigAccepted);
+
+    let ssh = SshHostKey::generate()?;
+    let tls = TlsIdentity::generate()?;
+    let binding = Binding {
+        tls_spki_sha256: tls.spki_sha256(),
+        ssh_host_key: ssh.public().to_owned(),
+        gpu_evidence_sha256: None,
+        launch_config_sha256: bytes.sha256(),
+    };
+    let binding = text(canonical::to_vec(&binding).map_err(KeyError::Binding)?)?;
+    let launch_config = text(bytes.as_bytes().to_vec())?;
+    launch::write_session_files(root, &config, &ssh)?;
+    stages.report(Stage::KeysMade);
+
+    let issuer = Issuer::new(platform, binding, launch_config, reporter);
+    Ok(Agent { issuer, tls: Arc::new(tls.into_server_config()?) })
+}
+
+/// JSON that was just parsed or written is UTF-8.
+fn text(bytes: Vec<u8>) -> Result<String, LaunchError> {
+    String::from_utf8(bytes).map_err(LaunchError::NotUtf8)
+}
+
+/// Listens on IPv6 and IPv4, or on IPv4 alone where the kernel has no IPv6.
+fn listen() -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))
+}
