@@ -132,10 +132,10 @@ impl Cache {
         fill: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> Result<(), CacheError> {
         let written = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(self.root.join("tmp"))?;
-            fill(file.as_file_mut())?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)?;
+            let mut temporary = tempfile::NamedTempFile::new_in(self.root.join("tmp"))?;
+            fill(temporary.as_file_mut())?;
+            temporary.as_file().sync_all()?;
+            temporary.persist(path).map_err(|error| error.error)?;
             Ok(())
         };
         written().map_err(|source| CacheError::Write { path: path.to_owned(), source })

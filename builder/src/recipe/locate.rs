@@ -133,7 +133,9 @@ fn place(text: &str, offset: usize, steps: &[Step]) -> Place {
                 field.push_str(key);
             }
             Step::Index(index) => {
-                field.push_str(&format!("[{index}]"));
+                field.push('[');
+                field.push_str(&index.to_string());
+                field.push(']');
             }
         }
     }

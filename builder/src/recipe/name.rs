@@ -52,8 +52,8 @@ where
 }
 
 macro_rules! word {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $expected:literal, $valid:expr) => {
-        $(#[$doc])*
+    ($(#[$attribute:meta])* $name:ident, $what:literal, $expected:literal, $valid:expr) => {
+        $(#[$attribute])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, ::serde::Serialize)]
         #[serde(into = "String")]
         pub struct $name(String);
@@ -155,7 +155,7 @@ word!(
     |text| plain(text, "-")
 );
 word!(
-    /// The full fingerprint of an OpenPGP primary key, in upper-case hex as gpg prints it.
+    /// The full fingerprint of an `OpenPGP` primary key, in upper-case hex as gpg prints it.
     Fingerprint, "a key fingerprint", "40 or 64 upper-case hex digits without blanks",
     |text| matches!(text.len(), 40 | 64)
         && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))

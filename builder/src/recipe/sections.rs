@@ -158,15 +158,10 @@ pub struct User {
 
 word!(
     /// The comment field of passwd.
+    #[derive(Default)]
     Comment, "a comment of a user", "printable ASCII without ':'",
     |text| text.len() <= 128 && text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b':')
 );
-
-impl Default for Comment {
-    fn default() -> Self {
-        Self(String::new())
-    }
-}
 
 /// A login shell.
 pub type Shell = GuestPath;
