@@ -7,7 +7,11 @@
 
 pub mod binding;
 pub mod canonical;
+#[cfg(feature = "appraisal")]
+mod certificate;
 pub mod certificates;
+#[cfg(feature = "appraisal")]
+pub mod chain;
 pub mod cmdline;
 pub mod digest;
 pub mod evidence;
@@ -22,6 +26,8 @@ mod number;
 pub mod platform;
 pub mod policy;
 pub mod report;
+#[cfg(feature = "appraisal")]
+pub mod roots;
 pub mod simulated;
 pub mod stage;
 pub mod tcb;
