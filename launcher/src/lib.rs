@@ -1,1 +1,24 @@
-//! launcher
+//! Boots a release as a confidential VM, or on the simulated platform.
+//!
+//! Three steps, each of which can be looked at alone: [`release`] holds a directory to its
+//! manifest, [`plan`] decides everything about a launch without touching the host, [`start()`]
+//! executes a finished plan under a supervisor process of its own. May depend on
+//! `casemate-measurements` and on no other crate of this workspace.
+
+pub mod argument;
+pub mod authority;
+pub mod host;
+pub mod machine;
+pub mod plan;
+mod process;
+pub mod progress;
+mod psp;
+mod qmp;
+pub mod release;
+mod start;
+pub mod state;
+mod supervise;
+mod watch;
+
+pub use start::{Listed, RunningVm, StartError, StopError, SupervisorCommand, list, start, stop};
+pub use supervise::{SuperviseError, supervise};

@@ -1,0 +1,482 @@
+//! Decides everything about one launch and touches nothing: from a release, a request and the
+//! facts of the host to a [`LaunchPlan`] that is executed as it is, or printed.
+//!
+//! A plan whose launch digest the manifest does not list is refused: such a VM would come up and
+//! be believed by nobody.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use casemate_measurements::evidence;
+use casemate_measurements::hash::{LaunchDigest, Sha256Hash};
+use casemate_measurements::kernel_hashes::KernelHashes;
+use casemate_measurements::launch::{CpuModel, Shape, VcpuCount, Vmm};
+use casemate_measurements::launch_config::{self, LaunchConfig, LaunchConfigError};
+use casemate_measurements::manifest::{Manifest, ReferenceValue, artifact};
+use casemate_measurements::platform::Platform;
+use casemate_measurements::stage::Stage;
+use serde::{Deserialize, Serialize};
+
+use crate::argument::Arguments;
+use crate::host::{HostFacts, Kvm, LEAST_QEMU, LEAST_QEMU_SNP, Qemu, QemuVersion};
+use crate::machine::{Accel, Backing, Console, ExtraDisk, Forward, HashesTable, Machine, Memory};
+use crate::release::Release;
+use crate::state::{VmName, VmPaths};
+
+/// The guest's port for SSH.
+pub const SSH_PORT: u16 = 22;
+
+/// Why a launch is refused before anything is started.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The release is built for another platform.
+    #[error(
+        "release {release} is built for platform {found}, expected {expected}: the platform is \
+         in its measured command line, so build it with --platform {expected}"
+    )]
+    Platform {
+        /// Name and version.
+        release: String,
+        /// What the caller asked for.
+        expected: Platform,
+        /// What the manifest says.
+        found: Platform,
+    },
+    /// No row of the manifest has this shape.
+    #[error(
+        "the manifest of {release} lists no launch digest for {shape}, so no verifier would \
+         accept this VM; it lists {listed}"
+    )]
+    Unlisted {
+        /// Name and version.
+        release: String,
+        /// What was asked for.
+        shape: String,
+        /// What the manifest lists.
+        listed: String,
+    },
+    /// The row of the manifest has another digest than this launch would have.
+    #[error("{shape} would have the launch digest {found}, expected {expected} by the manifest")]
+    Digest {
+        /// The shape.
+        shape: Shape,
+        /// What this launch would have.
+        found: LaunchDigest,
+        /// What the manifest lists.
+        expected: LaunchDigest,
+    },
+    /// The launch config is refused.
+    #[error("the launch config is refused")]
+    Config(#[from] LaunchConfigError),
+    /// This is no SNP host.
+    #[error("this host cannot start SEV-SNP guests: {reason}")]
+    NoSnp {
+        /// Why not.
+        reason: String,
+    },
+    /// KVM is needed and is not to be had.
+    #[error("KVM cannot be used here: {reason}; {hint}")]
+    NoKvm {
+        /// Why not.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// SNP guests are not emulated.
+    #[error("SEV-SNP guests run on KVM only, expected --accel auto or kvm, found tcg")]
+    SnpOnTcg,
+    /// QEMU is too old.
+    #[error("{path} is version {found}, expected {least} or newer for platform {platform}")]
+    OldQemu {
+        /// Which QEMU.
+        path: String,
+        /// Its version.
+        found: QemuVersion,
+        /// The oldest that does.
+        least: QemuVersion,
+        /// The platform.
+        platform: Platform,
+    },
+    /// A path is not UTF-8, which QEMU's JSON options need.
+    #[error("{path:?} is not UTF-8, which QEMU's options need: move the release elsewhere")]
+    Path {
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// Two forwards or a forward and the host are at odds.
+    #[error("port {port} of 127.0.0.1 is forwarded twice, expected a port of its own for each")]
+    PortTwice {
+        /// The port.
+        port: u16,
+    },
+}
+
+/// Which accelerator is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccelChoice {
+    /// KVM where a VM really boots with it, else TCG.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// TCG.
+    Tcg,
+}
+
+/// How long a boot may take, by phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// From QEMU's start to the first stage code: firmware and kernel.
+    pub first_stage: Duration,
+    /// From the first stage code to the hand-over to systemd.
+    pub handover: Duration,
+    /// From the hand-over to readiness.
+    pub ready: Duration,
+}
+
+impl Timeouts {
+    /// What is ample for an accelerator on a loaded host.
+    #[must_use]
+    pub const fn for_accel(accel: Accel) -> Self {
+        let (first_stage, handover, ready) = match accel {
+            Accel::Kvm => (60, 60, 120),
+            Accel::Tcg => (180, 120, 300),
+        };
+        Self {
+            first_stage: Duration::from_secs(first_stage),
+            handover: Duration::from_secs(handover),
+            ready: Duration::from_secs(ready),
+        }
+    }
+
+    /// How long the phase may take that follows `last`.
+    #[must_use]
+    pub(crate) fn after(&self, last: Option<Stage>) -> Duration {
+        match last {
+            None => self.first_stage,
+            Some(stage) if stage < Stage::Handover => self.handover,
+            Some(_) => self.ready,
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchRequest {
+    /// The VM's name, also its host name.
+    pub name: VmName,
+    /// The platform that the caller expects the release to be of.
+    pub platform: Platform,
+    /// How many vCPUs.
+    pub vcpus: VcpuCount,
+    /// Which CPU model; without one, the first that the manifest lists with so many vCPUs.
+    pub cpu_model: Option<CpuModel>,
+    /// How much memory.
+    pub memory: Memory,
+    /// Keys that may log in, a line of `authorized_keys` each.
+    pub ssh_keys: Vec<String>,
+    /// Port of 127.0.0.1 that becomes the guest's port 22.
+    pub ssh_port: u16,
+    /// Port of 127.0.0.1 that becomes the guest's evidence port.
+    pub evidence_port: u16,
+    /// Which accelerator.
+    pub accel: AccelChoice,
+    /// How long a boot may take; without, what suits the accelerator.
+    pub timeouts: Option<Timeouts>,
+    /// Disks that no release knows of, for tests of what a host may attach.
+    pub extra_disks: Vec<ExtraDisk>,
+    /// Consoles, for tests of what a host may attach.
+    pub consoles: Vec<Console>,
+}
+
+/// A launch, decided.
+///
+/// Fields are public so that tests can play a host that executes another plan than the one it
+/// was given; [`crate::start()`] executes what it gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchPlan {
+    /// The VM's name.
+    pub name: VmName,
+    /// Name and version of the release.
+    pub release: String,
+    /// SHA-256 of the release's manifest.
+    pub manifest_sha256: Sha256Hash,
+    /// The VM.
+    pub machine: Machine,
+    /// The launch digest that its reports must carry.
+    pub digest: LaunchDigest,
+    /// The exact bytes of the launch config, which HOST_DATA hashes.
+    pub launch_config: String,
+    /// Which QEMU.
+    pub qemu: Qemu,
+    /// What to try, in order; the next only where the one before does not work on this host.
+    pub accels: Vec<Accel>,
+    /// How long a boot may take; without, what suits the accelerator.
+    pub timeouts: Option<Timeouts>,
+    /// The table of kernel hashes to place on the simulated platform in place of the true one:
+    /// what a cheating host would do. Always `None` in a plan that was made here.
+    pub forged_hashes: Option<KernelHashes>,
+    /// Where the VM's state lies.
+    pub paths: VmPaths,
+}
+
+impl LaunchPlan {
+    /// Decides.
+    ///
+    /// # Errors
+    /// When the host cannot run such a VM, or no verifier would accept it.
+    pub fn new(
+        release: &Release,
+        request: &LaunchRequest,
+        host: &HostFacts,
+        paths: &VmPaths,
+    ) -> Result<Self, PlanError> {
+        let manifest = release.manifest();
+        let label = format!("{} {}", manifest.release.name, manifest.release.version);
+        let found = manifest.release.platform;
+        if found != request.platform {
+            let expected = request.platform;
+            return Err(PlanError::Platform { release: label, expected, found });
+        }
+        let (shape, digest) = measured(manifest, &label, request)?;
+        let backing = backing(manifest, host)?;
+        check_qemu(&host.qemu, found)?;
+        let accels = accels(request.accel, &host.kvm, found)?;
+        let config = LaunchConfig {
+            schema: LaunchConfig::SCHEMA,
+            ssh_authorized_keys: request.ssh_keys.clone(),
+            name: request.name.as_str().to_owned(),
+        };
+        let config = config.to_bytes()?;
+        let machine = Machine {
+            name: request.name.as_str().to_owned(),
+            backing,
+            shape,
+            memory: request.memory,
+            policy: manifest.guest_policy,
+            host_data: launch_config::host_data(&config),
+            firmware: release.path(artifact::FIRMWARE),
+            kernel: release.path(artifact::KERNEL),
+            initrd: release.path(artifact::INITRD),
+            cmdline: manifest.boot.cmdline.clone(),
+            root_disk: release.path(artifact::ROOT),
+            forwards: forwards(request)?,
+            extra_disks: request.extra_disks.clone(),
+            consoles: request.consoles.clone(),
+        };
+        check_paths(&machine, &host.qemu)?;
+        Ok(Self {
+            name: request.name.clone(),
+            release: label,
+            manifest_sha256: *release.manifest_sha256(),
+            machine,
+            digest,
+            launch_config: String::from_utf8_lossy(&config).into_owned(),
+            qemu: host.qemu.clone(),
+            accels,
+            timeouts: request.timeouts,
+            forged_hashes: None,
+            paths: paths.clone(),
+        })
+    }
+
+    /// QEMU's arguments with one accelerator.
+    #[must_use]
+    pub fn arguments(&self, accel: Accel) -> Arguments {
+        self.machine.arguments(&self.qemu, &self.paths, accel)
+    }
+
+    /// The port of 127.0.0.1 for a port of the guest.
+    #[must_use]
+    pub fn host_port(&self, guest: u16) -> Option<u16> {
+        self.machine.forwards.iter().find(|f| f.guest == guest).map(|f| f.host)
+    }
+}
+
+impl fmt::Display for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = &self.machine;
+        let simulated = match machine.backing.platform() {
+            Platform::Snp => "",
+            Platform::Simulated => " (SIMULATED: proves nothing)",
+        };
+        let accels: Vec<String> = self.accels.iter().map(ToString::to_string).collect();
+        writeln!(f, "release        {}", self.release)?;
+        writeln!(f, "manifest       {}", self.manifest_sha256)?;
+        writeln!(f, "platform       {}{simulated}", machine.backing.platform())?;
+        writeln!(f, "shape          {}", machine.shape)?;
+        writeln!(f, "memory         {}", machine.memory)?;
+        writeln!(f, "launch digest  {}", self.digest)?;
+        writeln!(f, "host data      {}", machine.host_data)?;
+        writeln!(f, "launch config  {}", self.launch_config)?;
+        writeln!(f, "accelerator    {}", accels.join(", else "))?;
+        for accel in &self.accels {
+            writeln!(f, "\n{} \\\n  {}", self.qemu.path.display(), self.arguments(*accel))?;
+        }
+        Ok(())
+    }
+}
+
+/// The shape and its digest, which the manifest must list.
+fn measured(
+    manifest: &Manifest,
+    label: &str,
+    request: &LaunchRequest,
+) -> Result<(Shape, LaunchDigest), PlanError> {
+    let fits = |row: &&ReferenceValue| {
+        row.vmm == Vmm::Qemu
+            && row.vcpus == request.vcpus
+            && request.cpu_model.is_none_or(|model| model == row.cpu_model)
+    };
+    let row = manifest.reference_values.iter().find(fits).ok_or_else(|| {
+        let model = request.cpu_model.map_or("any CPU model", CpuModel::name);
+        PlanError::Unlisted {
+            release: label.to_owned(),
+            shape: format!("{} x {model} on qemu", request.vcpus),
+            listed: listed(manifest),
+        }
+    })?;
+    let shape = row.shape();
+    let found = manifest.law.digest(&shape);
+    if found != row.measurement {
+        return Err(PlanError::Digest { shape, found, expected: row.measurement });
+    }
+    Ok((shape, found))
+}
+
+/// What a manifest lists, in few words: each CPU model with its numbers of vCPUs.
+fn listed(manifest: &Manifest) -> String {
+    let models: BTreeSet<_> =
+        manifest.reference_values.iter().map(|row| (row.vmm, row.cpu_model)).collect();
+    let counts = |vmm, model| {
+        let rows = manifest.reference_values.iter();
+        let rows = rows.filter(|row| (row.vmm, row.cpu_model) == (vmm, model));
+        ranges(&rows.map(|row| row.vcpus.get()).collect())
+    };
+    let texts: Vec<String> = models
+        .into_iter()
+        .map(|(vmm, model)| format!("{model} on {vmm} with {} vCPUs", counts(vmm, model)))
+        .collect();
+    texts.join("; ")
+}
+
+/// Writes numbers as ranges: `1-4, 8`.
+fn ranges(numbers: &BTreeSet<u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, end)) if *end + 1 == *number => *end = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let text = |(start, end): &(u16, u16)| match start == end {
+        true => start.to_string(),
+        false => format!("{start}-{end}"),
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn backing(manifest: &Manifest, host: &HostFacts) -> Result<Backing, PlanError> {
+    match (manifest.release.platform, &host.sev) {
+        (Platform::Snp, Ok(sev)) => Ok(Backing::Snp(*sev)),
+        (Platform::Snp, Err(reason)) => Err(PlanError::NoSnp { reason: reason.clone() }),
+        (Platform::Simulated, _) => {
+            let gpa = manifest.law.layout().hashes_table_gpa;
+            Ok(Backing::Simulated(HashesTable { gpa }))
+        }
+    }
+}
+
+fn check_qemu(qemu: &Qemu, platform: Platform) -> Result<(), PlanError> {
+    let least = match platform {
+        Platform::Snp => LEAST_QEMU_SNP,
+        Platform::Simulated => LEAST_QEMU,
+    };
+    if qemu.version >= least {
+        return Ok(());
+    }
+    let (path, found) = (qemu.path.display().to_string(), qemu.version);
+    Err(PlanError::OldQemu { path, found, least, platform })
+}
+
+fn accels(choice: AccelChoice, kvm: &Kvm, platform: Platform) -> Result<Vec<Accel>, PlanError> {
+    let unusable = match kvm {
+        Kvm::Absent { reason } => Some(reason.clone()),
+        Kvm::Broken { reason } => Some(format!("since this host booted, {reason}")),
+        Kvm::Untried | Kvm::Works => None,
+    };
+    match (platform, choice, unusable) {
+        (Platform::Snp, AccelChoice::Tcg, _) => Err(PlanError::SnpOnTcg),
+        (Platform::Snp, _, Some(reason)) => {
+            Err(PlanError::NoKvm { reason, hint: "SEV-SNP needs it" })
+        }
+        // A person who asks for KVM by name gets it tried again, whatever was seen before.
+        (_, AccelChoice::Kvm, Some(reason)) if matches!(kvm, Kvm::Absent { .. }) => {
+            Err(PlanError::NoKvm { reason, hint: "--accel auto falls back to emulation" })
+        }
+        (Platform::Snp, _, None) | (_, AccelChoice::Kvm, _) => Ok(vec![Accel::Kvm]),
+        (_, AccelChoice::Auto, None) => Ok(vec![Accel::Kvm, Accel::Tcg]),
+        (_, AccelChoice::Auto, Some(_)) | (_, AccelChoice::Tcg, _) => Ok(vec![Accel::Tcg]),
+    }
+}
+
+fn forwards(request: &LaunchRequest) -> Result<Vec<Forward>, PlanError> {
+    if request.ssh_port == request.evidence_port {
+        return Err(PlanError::PortTwice { port: request.ssh_port });
+    }
+    Ok(vec![
+        Forward { host: request.ssh_port, guest: SSH_PORT },
+        Forward { host: request.evidence_port, guest: evidence::PORT },
+    ])
+}
+
+fn check_paths(machine: &Machine, qemu: &Qemu) -> Result<(), PlanError> {
+    let own = [&machine.firmware, &machine.kernel, &machine.initrd, &machine.root_disk, &qemu.path];
+    let disks = machine.extra_disks.iter().map(|disk| &disk.path);
+    match own.into_iter().chain(disks).find(|path| path.to_str().is_none()) {
+        None => Ok(()),
+        Some(path) => Err(PlanError::Path { path: path.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_short() {
+        assert_eq!(ranges(&BTreeSet::from([1, 2, 3, 4, 8])), "1-4, 8");
+        assert_eq!(ranges(&BTreeSet::from([2])), "2");
+    }
+
+    #[test]
+    fn which_accelerators_are_tried() {
+        let absent = Kvm::Absent { reason: "no device".into() };
+        let broken = Kvm::Broken { reason: "it failed".into() };
+        let (kvm, tcg) = (Accel::Kvm, Accel::Tcg);
+        let of = |choice, kvm: &Kvm| accels(choice, kvm, Platform::Simulated).ok();
+        assert_eq!(of(AccelChoice::Auto, &Kvm::Untried), Some(vec![kvm, tcg]));
+        assert_eq!(of(AccelChoice::Auto, &Kvm::Works), Some(vec![kvm, tcg]));
+        assert_eq!(of(AccelChoice::Auto, &broken), Some(vec![tcg]));
+        assert_eq!(of(AccelChoice::Auto, &absent), Some(vec![tcg]));
+        assert_eq!(of(AccelChoice::Tcg, &Kvm::Works), Some(vec![tcg]));
+        assert_eq!(of(AccelChoice::Kvm, &broken), Some(vec![kvm]));
+        assert_eq!(of(AccelChoice::Kvm, &absent), None);
+        let snp = |choice, kvm: &Kvm| accels(choice, kvm, Platform::Snp).ok();
+        assert_eq!(snp(AccelChoice::Auto, &Kvm::Works), Some(vec![kvm]));
+        assert_eq!(snp(AccelChoice::Auto, &broken), None);
+        assert_eq!(snp(AccelChoice::Tcg, &Kvm::Works), None);
+    }
+
+    #[test]
+    fn each_phase_has_its_own_time() {
+        let times = Timeouts::for_accel(Accel::Tcg);
+        assert_eq!(times.after(None), times.first_stage);
+        assert_eq!(times.after(Some(Stage::InitStarted)), times.handover);
+        assert_eq!(times.after(Some(Stage::Handover)), times.ready);
+        assert_eq!(times.after(Some(Stage::KeysMade)), times.ready);
+    }
+}

@@ -1,0 +1,110 @@
+//! How a boot goes, told by the supervisor to who started it: typed events, a line of JSON each.
+
+use std::error::Error;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Accel;
+use crate::state::{StageCode, VmState};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event", deny_unknown_fields)]
+pub enum Event {
+    /// SIMULATED: this user's root is made; takes seconds, once.
+    MakingSimulatedRoot,
+    /// QEMU was started.
+    QemuStarted {
+        /// With which accelerator.
+        accel: Accel,
+    },
+    /// The VM could not run on KVM; the next accelerator is tried.
+    KvmBroken {
+        /// How that showed.
+        reason: String,
+    },
+    /// The guest reached a stage.
+    Stage {
+        /// Which.
+        stage: StageCode,
+    },
+    /// The VM is up.
+    Ready {
+        /// Its state.
+        state: Box<VmState>,
+    },
+    /// The VM did not come up.
+    Failed {
+        /// Why: each error and below it its cause.
+        messages: Vec<String>,
+        /// What a person can do about it.
+        hint: Option<String>,
+    },
+}
+
+/// When what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Milliseconds since QEMU's start.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Who started the VM and waits for it to come up.
+#[derive(Debug)]
+pub(crate) struct Starter(Option<UnixStream>);
+
+impl Starter {
+    /// Nobody waits when there is no connection.
+    pub(crate) fn new(stream: Option<UnixStream>) -> Self {
+        Self(stream)
+    }
+
+    /// Tells what happened.
+    pub(crate) fn send(&mut self, at: Duration, event: Event) {
+        let at_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+        let Ok(mut line) = serde_json::to_vec(&Progress { at_ms, event }) else { return };
+        line.push(b'\n');
+        if let Some(stream) = &mut self.0 {
+            // Who is gone is noticed by `is_gone`.
+            let _ = stream.set_nonblocking(false);
+            let _ = stream.set_write_timeout(Some(Duration::from_secs(5)));
+            let _ = stream.write_all(&line);
+        }
+    }
+
+    /// Tells why it did not come up.
+    pub(crate) fn failed(&mut self, error: &dyn Error, hint: Option<&'static str>) {
+        let mut messages = Vec::new();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            messages.push(error.to_string());
+            next = error.source();
+        }
+        let hint = hint.map(str::to_owned);
+        self.send(Duration::ZERO, Event::Failed { messages, hint });
+    }
+
+    /// Tells that the VM is up, and lets go.
+    pub(crate) fn ready(&mut self, at: Duration, state: VmState) {
+        self.send(at, Event::Ready { state: Box::new(state) });
+        self.0 = None;
+    }
+
+    /// Whether somebody waited and went away.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let Some(stream) = &mut self.0 else { return false };
+        if stream.set_nonblocking(true).is_err() {
+            return true;
+        }
+        match stream.read(&mut [0; 16]) {
+            Ok(len) => len == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! One run of QEMU, from its start to its end: a loop over what QEMU, the guest, who started the
+//! VM and who wants to stop it have to say.
+//!
+//! Threads only read; every decision is made in the loop. What they read passes through a
+//! bounded channel, so that a guest that floods its ports stalls itself.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use casemate_measurements::stage::Stage;
+
+use crate::host::Kvm;
+use crate::machine::Accel;
+use crate::plan::{LaunchPlan, Timeouts};
+use crate::process::{self, ProcessId};
+use crate::progress::{Event, Starter};
+use crate::psp::Processor;
+use crate::qmp::{self, Message, QmpError};
+use crate::state::{Phase, StageCode, VmState};
+use crate::supervise::{SuperviseError, keep_kvm};
+
+const TICK: Duration = Duration::from_millis(50);
+/// How often QEMU is asked whether the VM still runs.
+const ASK_BOOTING: Duration = Duration::from_millis(250);
+const ASK_RUNNING: Duration = Duration::from_secs(5);
+/// How long QEMU gets to end by itself after a guest gave up or QEMU was told to quit.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// How many bytes of QEMU's own words are kept, in memory, while the VM boots.
+const TAIL_LEN: usize = 8 * 1024;
+
+/// How a run ended that was no failure of the release or the guest.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The VM came up, and later ended.
+    Ended {
+        /// How.
+        reason: String,
+    },
+    /// KVM cannot run it.
+    KvmBroken {
+        /// How that showed.
+        reason: String,
+    },
+}
+
+/// What the reading threads say.
+#[derive(Debug)]
+enum Signal {
+    Stage(u8),
+    Qmp(Message),
+    QmpFailed(QmpError),
+}
+
+/// How far an order to stop is carried out.
+#[derive(Debug)]
+struct Stopping {
+    order: Option<UnixStream>,
+    step: StopStep,
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StopStep {
+    Powerdown,
+    Quit,
+    Kill,
+}
+
+/// Listens on a socket that only this user can reach.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, SuperviseError> {
+    let fail = |source| SuperviseError::Listen { path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok(listener)
+}
+
+/// A socket that QEMU connects to once.
+#[derive(Debug)]
+struct Channel(Option<UnixListener>);
+
+impl Channel {
+    fn new(path: &Path) -> Result<Self, SuperviseError> {
+        Ok(Self(Some(listen(path)?)))
+    }
+
+    /// The connection, once; nobody else can connect after it.
+    fn accept(&mut self, path: &Path) -> Option<UnixStream> {
+        let (stream, _) = self.0.as_ref()?.accept().ok()?;
+        self.0 = None;
+        let _ = fs::remove_file(path);
+        stream.set_nonblocking(false).ok()?;
+        Some(stream)
+    }
+}
+
+/// The end of what QEMU wrote, for its own error messages alone.
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: VecDeque<u8>,
+    closed: bool,
+}
+
+/// One run of QEMU.
+pub(crate) struct Watch<'a> {
+    plan: &'a LaunchPlan,
+    state: &'a mut VmState,
+    starter: &'a mut Starter,
+    control: &'a UnixListener,
+    accel: Accel,
+    timeouts: Timeouts,
+    child: Child,
+    started: Instant,
+    phase_started: Instant,
+    tail: Arc<Mutex<Tail>>,
+    signals: Receiver<Signal>,
+    sender: SyncSender<Signal>,
+    stage_channel: Channel,
+    qmp_channel: Channel,
+    psp_channel: Channel,
+    processor: Option<Processor>,
+    qmp: Option<UnixStream>,
+    asked: Instant,
+    shutdown: Option<String>,
+    gave_up: Option<(Stage, Instant)>,
+    stopping: Option<Stopping>,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for path in [
+            self.plan.paths.stage_socket(),
+            self.plan.paths.psp_socket(),
+            self.plan.paths.qmp_socket(),
+        ] {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Starts QEMU. QEMU dies with this thread.
+    pub(crate) fn start(
+        plan: &'a LaunchPlan,
+        state: &'a mut VmState,
+        starter: &'a mut Starter,
+        control: &'a UnixListener,
+        processor: Option<Processor>,
+        accel: Accel,
+    ) -> Result<Self, SuperviseError> {
+        let paths = &plan.paths;
+        let stage_channel = Channel::new(&paths.stage_socket())?;
+        let qmp_channel = Channel::new(&paths.qmp_socket())?;
+        let psp_channel = match processor {
+            Some(_) => Channel::new(&paths.psp_socket())?,
+            None => Channel(None),
+        };
+        let path = &plan.qemu.path;
+        let mut command = Command::new(path);
+        command.args(plan.arguments(accel).as_slice()).env_clear();
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        process::tied_to_this_thread(&mut command);
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .map_err(|source| SuperviseError::Spawn { path: path.clone(), source })?;
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        if let Some(stderr) = child.stderr.take() {
+            let tail = Arc::clone(&tail);
+            thread::spawn(move || keep_tail(stderr, &tail));
+        }
+        state.qemu = Some(ProcessId::of(child.id()));
+        state.stage = None;
+        state.reached_ms.clear();
+        starter.send(Duration::ZERO, Event::QemuStarted { accel });
+        let (sender, signals) = sync_channel(64);
+        let watch = Self {
+            plan,
+            state,
+            starter,
+            control,
+            accel,
+            timeouts: plan.timeouts.unwrap_or(Timeouts::for_accel(accel)),
+            child,
+            started,
+            phase_started: started,
+            tail,
+            signals,
+            sender,
+            stage_channel,
+            qmp_channel,
+            psp_channel,
+            processor,
+            qmp: None,
+            asked: started,
+            shutdown: None,
+            gave_up: None,
+            stopping: None,
+        };
+        watch.plan.paths.write_state(watch.state)?;
+        Ok(watch)
+    }
+
+    /// Watches until QEMU has ended.
+    pub(crate) fn until_the_end(mut self) -> Result<Outcome, SuperviseError> {
+        loop {
+            self.accept();
+            match self.signals.recv_timeout(TICK) {
+                Ok(signal) => {
+                    if let Some(outcome) = self.take(signal)? {
+                        return Ok(outcome);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+            self.ask()?;
+            self.order();
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return self.ended(status);
+            }
+            self.carry_on_stopping();
+            self.check_time()?;
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.state.phase == Phase::Running
+    }
+
+    fn last_stage(&self) -> Option<Stage> {
+        self.state.stage.map(|stage| stage.0)
+    }
+
+    /// Takes the connections that QEMU makes when it starts.
+    fn accept(&mut self) {
+        let paths = &self.plan.paths;
+        if let Some(stream) = self.stage_channel.accept(&paths.stage_socket()) {
+            let sender = self.sender.clone();
+            thread::spawn(move || read_stages(stream, &sender));
+        }
+        if let Some(mut stream) = self.psp_channel.accept(&paths.psp_socket())
+            && let Some(processor) = self.processor.take()
+        {
+            // A guest that breaks the protocol gets no further report; its agent says so.
+            thread::spawn(move || processor.serve(&mut stream));
+        }
+        if let Some(stream) = self.qmp_channel.accept(&paths.qmp_socket()) {
+            let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
+            if let Ok(mut reader) = stream.try_clone() {
+                let sender = self.sender.clone();
+                thread::spawn(move || read_qmp(&mut reader, &sender));
+            }
+            self.qmp = Some(stream);
+        }
+    }
+
+    fn take(&mut self, signal: Signal) -> Result<Option<Outcome>, SuperviseError> {
+        match signal {
+            Signal::Stage(code) => {
+                // A byte that is no stage code carries nothing and is dropped.
+                if let Some(stage) = Stage::from_code(code) {
+                    self.reach(stage)?;
+                }
+            }
+            Signal::Qmp(Message::Greeting) => self.tell("qmp_capabilities"),
+            Signal::Qmp(Message::Shutdown { guest, reason }) => {
+                let whose = if guest { "guest" } else { "host" };
+                self.shutdown = Some(format!("{whose}: {reason}"));
+            }
+            Signal::Qmp(Message::Status(status)) => return self.check_status(status),
+            Signal::Qmp(Message::Done | Message::Failed(_) | Message::Event) => {}
+            Signal::QmpFailed(error) if self.is_up() => self.qmp_lost(&error),
+            Signal::QmpFailed(error) => return Err(error.into()),
+        }
+        Ok(None)
+    }
+
+    /// A running VM outlives its monitor; only stopping it becomes rougher.
+    fn qmp_lost(&mut self, _error: &QmpError) {
+        self.qmp = None;
+    }
+
+    /// The guest says that it reached a stage.
+    fn reach(&mut self, stage: Stage) -> Result<(), SuperviseError> {
+        let at = self.started.elapsed();
+        let before = self.last_stage();
+        if before == Some(stage) {
+            return Ok(());
+        }
+        if before.is_none() && self.accel == Accel::Kvm {
+            keep_kvm(self.plan, Kvm::Works)?;
+        }
+        if self.timeouts.after(before) != self.timeouts.after(Some(stage)) {
+            self.phase_started = Instant::now();
+        }
+        self.state.stage = Some(StageCode(stage));
+        let at_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+        self.state.reached_ms.entry(stage.code()).or_insert(at_ms);
+        if stage == Stage::Ready && !self.is_up() {
+            self.state.phase = Phase::Running;
+        }
+        let written = self.plan.paths.write_state(self.state);
+        if self.is_up() && stage != Stage::Ready {
+            return Ok(());
+        }
+        written?;
+        self.starter.send(at, Event::Stage { stage: StageCode(stage) });
+        if stage.is_failure() {
+            self.gave_up.get_or_insert((stage, Instant::now()));
+        }
+        if self.is_up() {
+            self.starter.ready(at, self.state.clone());
+            self.tail.lock().unwrap_or_else(PoisonError::into_inner).close();
+        }
+        Ok(())
+    }
+
+    fn check_status(&mut self, status: String) -> Result<Option<Outcome>, SuperviseError> {
+        if !matches!(status.as_str(), "internal-error" | "io-error" | "guest-panicked") {
+            return Ok(None);
+        }
+        let stage = self.last_stage();
+        if self.accel == Accel::Kvm && stage.is_none() && status == "internal-error" {
+            let reason = "KVM could not execute an instruction of the firmware or kernel \
+                          (QEMU: internal-error)";
+            return Ok(Some(Outcome::KvmBroken { reason: reason.to_owned() }));
+        }
+        if self.is_up() {
+            let reason = format!("QEMU stopped it: {status}");
+            return Ok(Some(Outcome::Ended { reason }));
+        }
+        Err(SuperviseError::Stopped { status, stage })
+    }
+
+    fn tell(&mut self, command: &'static str) {
+        let sent = self.qmp.as_ref().map(|qmp| qmp::send(qmp, command));
+        if let Some(Err(error)) = sent {
+            self.qmp_lost(&error);
+        }
+    }
+
+    fn ask(&mut self) -> Result<(), SuperviseError> {
+        let every = if self.is_up() { ASK_RUNNING } else { ASK_BOOTING };
+        if self.asked.elapsed() >= every {
+            self.asked = Instant::now();
+            self.tell("query-status");
+            if !self.is_up() && self.starter.is_gone() {
+                return Err(SuperviseError::Abandoned { stage: self.last_stage() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an order to stop.
+    fn order(&mut self) {
+        let Ok((stream, _)) = self.control.accept() else { return };
+        let Some(timeout) = read_order(&stream) else { return };
+        let step = if self.is_up() { StopStep::Powerdown } else { StopStep::Quit };
+        let until = match step {
+            StopStep::Powerdown => {
+                self.tell("system_powerdown");
+                Instant::now() + timeout
+            }
+            _ => {
+                self.tell("quit");
+                Instant::now() + GRACE.min(timeout)
+            }
+        };
+        self.stopping = Some(Stopping { order: Some(stream), step, until });
+    }
+
+    fn carry_on_stopping(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if Instant::now() < stopping.until {
+            return;
+        }
+        stopping.until = Instant::now() + GRACE;
+        match stopping.step {
+            StopStep::Powerdown => {
+                stopping.step = StopStep::Quit;
+                self.tell("quit");
+            }
+            StopStep::Quit | StopStep::Kill => {
+                stopping.step = StopStep::Kill;
+                let _ = self.child.kill();
+            }
+        }
+    }
+
+    fn check_time(&mut self) -> Result<(), SuperviseError> {
+        if self.is_up() || self.stopping.is_some() {
+            return Ok(());
+        }
+        if let Some((stage, since)) = self.gave_up {
+            if since.elapsed() >= GRACE {
+                return Err(SuperviseError::Guest { stage });
+            }
+            return Ok(());
+        }
+        let (stage, waited) = (self.last_stage(), self.phase_started.elapsed());
+        if waited < self.timeouts.after(stage) {
+            return Ok(());
+        }
+        Err(SuperviseError::Timeout { stage, waited, accel: self.accel })
+    }
+
+    /// QEMU has ended: why?
+    fn ended(mut self, status: ExitStatus) -> Result<Outcome, SuperviseError> {
+        // What the guest and QEMU said last may still be on its way.
+        let until = Instant::now() + Duration::from_millis(300);
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            match self.signals.recv_timeout(left.min(TICK)) {
+                Ok(signal) => drop(self.take(signal)?),
+                Err(_) if self.tail.lock().unwrap_or_else(PoisonError::into_inner).closed => break,
+                Err(_) => {}
+            }
+        }
+        let stage = self.last_stage();
+        if let Some(mut stopping) = self.stopping.take() {
+            let up = self.is_up();
+            let how = match stopping.step {
+                StopStep::Powerdown => "stopped: the guest powered off",
+                StopStep::Quit => "stopped: QEMU quit",
+                StopStep::Kill => "stopped: QEMU was killed",
+            };
+            if let Some(order) = &mut stopping.order {
+                let _ = writeln!(order, "{how}");
+            }
+            return match up {
+                true => Ok(Outcome::Ended { reason: how.to_owned() }),
+                false => Err(SuperviseError::StoppedEarly { stage }),
+            };
+        }
+        let how = describe(status);
+        if self.is_up() {
+            let reason = self.shutdown.take().unwrap_or(how);
+            return Ok(Outcome::Ended { reason });
+        }
+        if let Some((stage, _)) = self.gave_up {
+            return Err(SuperviseError::Guest { stage });
+        }
+        if let Some(reason) = self.shutdown.take() {
+            return Err(SuperviseError::GuestEnded { reason, stage });
+        }
+        let (said, kvm) = {
+            let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            (tail.own_words(), tail.blames_kvm())
+        };
+        if self.accel == Accel::Kvm && stage.is_none() && kvm {
+            return Ok(Outcome::KvmBroken { reason: format!("QEMU ended at once ({how}){said}") });
+        }
+        Err(SuperviseError::QemuDied { status: how, stage, said })
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown status".to_owned(),
+    }
+}
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        if self.closed {
+            return;
+        }
+        self.bytes.extend(bytes);
+        let excess = self.bytes.len().saturating_sub(TAIL_LEN);
+        self.bytes.drain(..excess);
+    }
+
+    /// Forgets what there is and keeps nothing more.
+    fn close(&mut self) {
+        self.closed = true;
+        self.bytes = VecDeque::new();
+    }
+
+    fn text(&self) -> String {
+        let (front, back) = self.bytes.as_slices();
+        String::from_utf8_lossy(&[front, back].concat()).into_owned()
+    }
+
+    /// QEMU's own errors: what starts with its name. Register dumps and the like are left out.
+    fn own_words(&self) -> String {
+        let text = self.text();
+        let lines =
+            text.lines().filter(|line| line.starts_with("qemu") && !line.contains("warning:"));
+        let lines: Vec<String> = lines
+            .map(|line| line.chars().filter(|c| !c.is_control()).take(300).collect())
+            .collect();
+        let last = lines.len().saturating_sub(4);
+        lines[last..].iter().map(|line| format!(": {line}")).collect()
+    }
+
+    fn blames_kvm(&self) -> bool {
+        let text = self.text().to_ascii_lowercase();
+        text.contains("kvm") || text.contains("failed to set msr")
+    }
+}
+
+fn keep_tail(mut stderr: impl Read, tail: &Mutex<Tail>) {
+    let mut buffer = [0; 1024];
+    while let Ok(len @ 1..) = stderr.read(&mut buffer) {
+        tail.lock().unwrap_or_else(PoisonError::into_inner).push(&buffer[..len]);
+    }
+}
+
+fn read_stages(mut stream: UnixStream, sender: &SyncSender<Signal>) {
+    let mut buffer = [0; 16];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        for code in &buffer[..len] {
+            if sender.send(Signal::Stage(*code)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn read_qmp(reader: &mut UnixStream, sender: &SyncSender<Signal>) {
+    let result = qmp::read_all(reader, |message| drop(sender.send(Signal::Qmp(message))));
+    if let Err(error) = result {
+        let _ = sender.send(Signal::QmpFailed(error));
+    }
+}
+
+/// Reads an order: how many milliseconds the guest gets to power off.
+fn read_order(stream: &UnixStream) -> Option<Duration> {
+    stream.set_nonblocking(false).ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream.take(64)).read_line(&mut line).ok()?;
+    let millis = line.trim().strip_prefix("stop ")?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_qemus_own_words_are_repeated() {
+        let mut tail = Tail::default();
+        tail.push(
+            b"qemu-system-x86_64: warning: x\nKVM internal error. Suberror: 1\nRAX=1 RBX=2\n",
+        );
+        tail.push(b"qemu-system-x86_64: Could not set up host forwarding rule\n");
+        assert_eq!(tail.own_words(), ": qemu-system-x86_64: Could not set up host forwarding rule");
+        assert!(tail.blames_kvm());
+        tail.push(&[b'x'; 3 * TAIL_LEN]);
+        assert_eq!(tail.text().len(), TAIL_LEN);
+        tail.close();
+        tail.push(b"qemu: late\n");
+        assert_eq!(tail.text(), "");
+    }
+
+    #[test]
+    fn orders() {
+        let order = |text: &str| {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(text.as_bytes()).unwrap();
+            drop(ours);
+            read_order(&theirs)
+        };
+        assert_eq!(order("stop 1500\n"), Some(Duration::from_millis(1500)));
+        for text in ["", "stop\n", "stop x\n", "quit\n", "stop -1\n"] {
+            assert_eq!(order(text), None, "{text}");
+        }
+    }
+}
