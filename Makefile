@@ -37,7 +37,7 @@ lint: setup ## Formatting and lints; with cargo-deny installed also licences and
 	else echo "cargo-deny is not installed: licences and advisories are unchecked"; fi
 
 bench: build ## Measure builds, boots and verdicts against peers; prints the figures of docs/performance.md
-	@tests/bench.sh $(CASEMATE) $(IMAGE)
+	@tests/bench.py $(CASEMATE) $(IMAGE)
 
 clean: ## Remove what was compiled and built; the package cache stays
 	$(CARGO) clean
