@@ -1,0 +1,125 @@
+//! The kernel and the modules of it that an image takes over.
+
+use std::path::{Path, PathBuf};
+
+use casemate_measurements::hash::Sha256Hash;
+
+use super::{StepError, derived};
+use crate::fetch::Cache;
+use crate::initrd::modules::{Module, ModuleIndex};
+use crate::merge::{Kind, Tree};
+use crate::namespace::Program;
+use crate::recipe::ModuleName;
+
+/// What is taken out of the kernel packages.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The kernel's release, as `uname -r` prints it.
+    pub release: String,
+    /// The path of its image in the kernel packages.
+    pub image: String,
+    /// Modules of the initrd, decompressed, in the order in which they are loaded.
+    pub initrd: Vec<Module>,
+    /// Paths of the modules of the root file system in the kernel packages, sorted.
+    pub root: Vec<String>,
+}
+
+/// Chooses kernel and modules from the merged kernel packages.
+///
+/// # Errors
+/// When there is not exactly one kernel, or a module is missing.
+pub fn kernel(
+    tree: &Tree,
+    initrd_modules: &[ModuleName],
+    root_modules: &[ModuleName],
+) -> Result<Kernel, StepError> {
+    let images = tree.below("boot").filter_map(|(path, _)| path.strip_prefix("boot/vmlinuz-"));
+    let mut found: Vec<String> = images.map(str::to_owned).collect();
+    if found.len() != 1 {
+        return Err(StepError::Kernels { found });
+    }
+    let release = found.remove(0);
+    let base = format!("usr/lib/modules/{release}");
+    let builtin = tree.read(&format!("{base}/modules.builtin"), "it names built-in modules")?;
+    let files: Vec<&str> = tree.below(&base).map(|(path, _)| path).collect();
+    let index = ModuleIndex::new(files.into_iter(), &String::from_utf8_lossy(&builtin));
+    let closure = |names: &[ModuleName]| {
+        let names: Vec<String> = names.iter().map(|name| name.as_str().to_owned()).collect();
+        index.closure(&names, |path| tree.read(path, "a module").map_err(std::io::Error::other))
+    };
+    let mut root: Vec<String> = closure(root_modules)?.into_iter().map(|m| m.path).collect();
+    root.sort();
+    let image = format!("boot/vmlinuz-{release}");
+    Ok(Kernel { image, initrd: closure(initrd_modules)?, root, release })
+}
+
+/// Files that depmod reads beside the modules.
+const INPUTS: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
+/// Of these and its outputs, those that only depmod itself reads.
+const DEPMOD_ONLY: [&str; 1] = ["modules.order"];
+
+/// Puts the chosen modules and their indices into `root`. The indices are made by the tool
+/// closure's depmod and cached.
+///
+/// # Errors
+/// When depmod fails or the cache cannot be written.
+pub fn depmod(
+    root: &mut Tree,
+    packages: &Tree,
+    kernel: &Kernel,
+    tools: (&Path, &Sha256Hash),
+    cache: &Cache,
+) -> Result<(), StepError> {
+    if kernel.root.is_empty() {
+        return Ok(());
+    }
+    let base = format!("usr/lib/modules/{}", kernel.release);
+    let mut staged = Vec::new();
+    let mut key = format!("casemate-depmod-v1\n{}\n{}\n", tools.1, kernel.release);
+    let inputs = INPUTS.iter().map(|name| format!("{base}/{name}"));
+    for path in kernel.root.iter().cloned().chain(inputs) {
+        let bytes = packages.read(&path, "depmod reads it")?;
+        key.push_str(&format!("{} {path}\n", Sha256Hash::of(&bytes)));
+        staged.push((path, bytes));
+    }
+    let made = derived::<StepError>(cache, "steps", &Sha256Hash::of(key.as_bytes()), |out| {
+        stage(out, &staged)?;
+        Program::new(tools.0, "/usr/sbin/depmod")
+            .args(["--basedir", "/work/out", &kernel.release])
+            .output(out, "out")
+            .run()?;
+        Ok(())
+    })?;
+    let release = made.join(&base);
+    let wrap = |source| StepError::File { path: release.clone(), source };
+    for found in std::fs::read_dir(&release).map_err(wrap)? {
+        let found = found.map_err(wrap)?;
+        let name = found.file_name().to_string_lossy().into_owned();
+        if found.file_type().map_err(wrap)?.is_file() && !DEPMOD_ONLY.contains(&name.as_str()) {
+            let bytes = std::fs::read(found.path()).map_err(wrap)?;
+            root.put_file(&format!("{base}/{name}"), 0o644, &bytes)?;
+        }
+    }
+    for (path, bytes) in staged {
+        if packages.get(&path).is_some_and(|n| matches!(n.kind, Kind::File(_)))
+            && kernel.root.contains(&path)
+        {
+            root.put_file(&path, 0o644, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files below `out`, with `/lib` where programs look for modules.
+fn stage(out: &Path, files: &[(String, Vec<u8>)]) -> Result<(), StepError> {
+    let wrap = |path: PathBuf| move |source| StepError::File { path: path.clone(), source };
+    for (path, bytes) in files {
+        let at = out.join(path);
+        if let Some(parent) = at.parent() {
+            std::fs::create_dir_all(parent).map_err(wrap(parent.to_owned()))?;
+        }
+        std::fs::write(&at, bytes).map_err(wrap(at))?;
+    }
+    let link = out.join("lib");
+    std::os::unix::fs::symlink("usr/lib", &link).map_err(wrap(link))
+}
