@@ -5,6 +5,8 @@
 //! Builder, launcher, guest and validator all depend on this crate and never on each other, so
 //! a fact that two of them must agree on stands here once.
 
+#[cfg(feature = "appraisal")]
+pub mod appraisal;
 pub mod binding;
 pub mod canonical;
 #[cfg(feature = "appraisal")]
