@@ -32,7 +32,7 @@ pub enum ReleaseError {
         /// The manifest's path.
         path: PathBuf,
         /// What is wrong with it.
-        source: ManifestError,
+        source: Box<ManifestError>,
     },
 }
 
@@ -47,9 +47,8 @@ pub fn read_manifest(directory: &Path) -> Result<Manifest, ReleaseError> {
     let path = directory.join(manifest::FILE_NAME);
     match read(&path) {
         Err(source) => Err(ReleaseError::Read { path, source }),
-        Ok(bytes) => {
-            Manifest::from_bytes(&bytes).map_err(|source| ReleaseError::Manifest { path, source })
-        }
+        Ok(bytes) => Manifest::from_bytes(&bytes)
+            .map_err(|source| ReleaseError::Manifest { path, source: source.into() }),
     }
 }
 
@@ -89,9 +88,8 @@ mod tests {
 
         fs::write(&file, vec![b' '; manifest::MAX_LEN + 100]).unwrap();
         let error = read_manifest(dir.path()).unwrap_err();
-        let ReleaseError::Manifest { source: ManifestError::TooLong { len }, .. } = error else {
-            panic!("{error}")
-        };
+        let ReleaseError::Manifest { source, .. } = error else { panic!("{error}") };
+        let ManifestError::TooLong { len } = *source else { panic!("{source}") };
         assert_eq!(len, manifest::MAX_LEN + 1);
 
         fs::remove_file(&file).unwrap();

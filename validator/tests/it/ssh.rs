@@ -98,8 +98,11 @@ impl Scene {
     /// A `ProxyCommand` that connects to the impostor, whoever was asked for.
     fn relay(&self) -> PathBuf {
         let (address, port) = (&self.impostor.address, self.impostor.port);
-        let script =
-            format!("#!/bin/bash\nexec 3<>/dev/tcp/{address}/{port}\ncat <&3 &\nexec cat >&3\n");
+        // Ends with ssh, whose streams it must not keep open.
+        let script = format!(
+            "#!/bin/bash\nexec 2>/dev/null 3<>/dev/tcp/{address}/{port} 4<&0\n\
+             cat <&4 >&3 &\nexec cat <&3\n"
+        );
         self.write("relay", &script, 0o755)
     }
 }
