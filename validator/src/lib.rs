@@ -12,5 +12,6 @@ pub mod release;
 pub mod ssh;
 pub mod target;
 mod tls;
+pub mod trust;
 pub mod verify;
 mod wire;
