@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ const STACK: usize = 512 * 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a client has to take note of the end of an answer.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long those who were put out may take to end.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// What clients may take.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +92,9 @@ fn converse(
     let mut client = StreamOwned::new(connection, Deadline::new(stream, limits.request));
     let answer = match read_request(&mut client)? {
         Ok(nonce) => {
-            place.asked();
+            if !place.asked() {
+                return Ok(());
+            }
             match issuer.evidence(&nonce, limits.report) {
                 Ok(evidence) => http::found(&evidence),
                 Err(refusal) => refusal.response(),
@@ -135,6 +141,7 @@ fn read_request(
 struct Places {
     limit: usize,
     open: Mutex<Open>,
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +155,7 @@ struct Open {
 
 impl Places {
     fn new(limit: usize) -> Self {
-        Self { limit, open: Mutex::default() }
+        Self { limit, open: Mutex::default(), ended: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -162,7 +169,7 @@ impl Places {
 struct Place {
     id: u64,
     places: Arc<Places>,
-    asked: std::sync::atomic::AtomicBool,
+    asked: AtomicBool,
 }
 
 impl Place {
@@ -174,8 +181,13 @@ impl Place {
             let (_, oldest) = open.waiting.pop_first()?;
             let _ = oldest.shutdown(Shutdown::Both);
         }
-        // Those put out end in a moment; should they not, the new one has to wait.
-        if open.threads >= places.limit * 2 {
+        // Those put out are about to end: their sockets are shut and nothing else holds them up.
+        let full = |open: &mut Open| open.threads >= places.limit * 2;
+        let (mut open, waited) = places
+            .ended
+            .wait_timeout_while(open, ENDING, full)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
             return None;
         }
         let id = open.next;
@@ -185,13 +197,15 @@ impl Place {
         Some(Self { id, places: Arc::clone(places), asked: false.into() })
     }
 
-    /// Notes that the connection has asked: it is not put out any more.
-    fn asked(&self) {
+    /// Notes that the connection has asked: it is not put out any more. `false` if it was.
+    fn asked(&self) -> bool {
         let mut open = self.places.lock();
-        if open.waiting.remove(&self.id).is_some() {
-            open.asked += 1;
-            self.asked.store(true, std::sync::atomic::Ordering::Relaxed);
+        if open.waiting.remove(&self.id).is_none() {
+            return false;
         }
+        open.asked += 1;
+        self.asked.store(true, Ordering::Relaxed);
+        true
     }
 }
 
@@ -200,8 +214,9 @@ impl Drop for Place {
         let mut open = self.places.lock();
         open.threads -= 1;
         open.waiting.remove(&self.id);
-        if self.asked.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.asked.load(Ordering::Relaxed) {
             open.asked -= 1;
         }
+        self.places.ended.notify_one();
     }
 }
