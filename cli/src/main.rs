@@ -1,13 +1,22 @@
 //! The command line of casemate: parses what was typed, calls a library, prints the result.
 
 mod args;
+mod outcome;
 mod printer;
+mod progress;
+mod verbs;
+
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
-fn main() -> std::process::ExitCode {
-    match args::Cli::try_parse() {
-        Ok(_) => 0.into(),
-        Err(error) => 1.into()
+fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return outcome::of_usage(&error),
+    };
+    match verbs::dispatch(cli.verb) {
+        Ok(outcome) => outcome.into(),
+        Err(error) => outcome::of_error(&error),
     }
 }

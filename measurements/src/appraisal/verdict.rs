@@ -245,9 +245,9 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    fn push(&mut self, name: CheckName, outcome: Outcome, expected: String, found: String) {
+    fn push(&mut self, name: CheckName, outcome: Outcome, expected: &str, found: &str) {
         let question = name.question();
-        let (expected, found) = (printable(&expected), printable(&found));
+        let (expected, found) = (printable(expected), printable(found));
         self.checks.push(Check { name, question, outcome, expected, found });
     }
 
@@ -260,7 +260,7 @@ impl Recorder {
         found: &dyn fmt::Display,
     ) -> bool {
         let outcome = if passed { Outcome::Passed } else { Outcome::Failed };
-        self.push(name, outcome, expected.to_string(), found.to_string());
+        self.push(name, outcome, &expected.to_string(), &found.to_string());
         passed
     }
 
@@ -285,11 +285,11 @@ impl Recorder {
         match result {
             Ok(value) => {
                 let found = found(&value);
-                self.push(name, Outcome::Passed, expected.to_owned(), found);
+                self.push(name, Outcome::Passed, expected, &found);
                 Some(value)
             }
             Err(error) => {
-                self.push(name, Outcome::Failed, expected.to_owned(), chain_of(&error));
+                self.push(name, Outcome::Failed, expected, &chain_of(&error));
                 None
             }
         }
@@ -297,7 +297,7 @@ impl Recorder {
 
     /// Records that something is not judged, and why.
     pub(super) fn skip(&mut self, name: CheckName, expected: &dyn fmt::Display, why: &str) {
-        self.push(name, Outcome::Skipped, expected.to_string(), why.to_owned());
+        self.push(name, Outcome::Skipped, &expected.to_string(), why);
     }
 
     /// Whether every check of a question was reached and none failed.
