@@ -136,6 +136,13 @@ impl Program {
         self
     }
 
+    /// Starts the program in `dir`, an absolute path inside.
+    #[must_use]
+    pub fn in_dir(mut self, dir: &str) -> Self {
+        dir.clone_into(&mut self.cwd);
+        self
+    }
+
     /// Sets a variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {

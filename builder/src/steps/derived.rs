@@ -8,8 +8,17 @@ use casemate_measurements::hash::Sha256Hash;
 use super::StepError;
 use crate::fetch::Cache;
 
+/// Who answers for the bytes after a power loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// They are on disk before the directory appears.
+    Synced,
+    /// Whoever reads them checks them against a hash.
+    CheckedOnUse,
+}
+
 /// The directory `<kind>/<key>` of the cache, made by `make` in a temporary place if it is not
-/// there. It appears whole and synced, or not at all; of two builds at once the first wins.
+/// there. It appears whole or not at all; of two builds at once the first wins.
 ///
 /// # Errors
 /// When `make` fails or the cache cannot be written.
@@ -17,6 +26,7 @@ pub fn derived<E: From<StepError>>(
     cache: &Cache,
     kind: &str,
     key: &Sha256Hash,
+    durability: Durability,
     make: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<PathBuf, E> {
     let wrap = |path: &Path| {
@@ -34,13 +44,14 @@ pub fn derived<E: From<StepError>>(
     let fresh = temporary.path().join("new");
     std::fs::create_dir(&fresh).map_err(wrap(&fresh))?;
     make(&fresh)?;
-    sync(&fresh).map_err(wrap(&fresh))?;
+    if durability == Durability::Synced {
+        sync(&fresh).map_err(wrap(&fresh))?;
+    }
     match std::fs::rename(&fresh, &place) {
         Ok(()) => {}
         Err(_) if place.is_dir() => {}
         Err(error) => return Err(wrap(&place)(error)),
     }
-    sync(&dir).map_err(wrap(&dir))?;
     Ok(place)
 }
 

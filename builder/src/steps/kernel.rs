@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
 
-use super::{StepError, derived};
+use super::{Durability, StepError, derived};
 use crate::fetch::Cache;
 use crate::initrd::modules::{Module, ModuleIndex};
 use crate::merge::{Kind, Tree};
@@ -82,7 +82,8 @@ pub fn depmod(
         key.push_str(&format!("{} {path}\n", Sha256Hash::of(&bytes)));
         staged.push((path, bytes));
     }
-    let made = derived::<StepError>(cache, "steps", &Sha256Hash::of(key.as_bytes()), |out| {
+    let key = Sha256Hash::of(key.as_bytes());
+    let made = derived::<StepError>(cache, "steps", &key, Durability::Synced, |out| {
         stage(out, &staged)?;
         Program::new(tools.0, "/usr/sbin/depmod")
             .args(["--basedir", "/work/out", &kernel.release])

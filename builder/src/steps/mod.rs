@@ -19,7 +19,7 @@ use crate::merge::MergeError;
 use crate::namespace::NamespaceError;
 
 pub use accounts::{Accounts, check_owners};
-pub use derived::derived;
+pub use derived::{Durability, derived};
 pub use drop::drop_paths;
 pub use kernel::{Kernel, depmod, kernel};
 pub use overlay::{Overlay, read_overlay};

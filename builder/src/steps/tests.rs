@@ -276,7 +276,7 @@ fn derived_things_appear_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let cache = crate::fetch::Cache::open(dir.path()).unwrap();
     let key = casemate_measurements::hash::Sha256Hash::of(b"key");
-    let failing = derived::<StepError>(&cache, "steps", &key, |out| {
+    let failing = derived::<StepError>(&cache, "steps", &key, Durability::Synced, |out| {
         std::fs::write(out.join("half"), "x").unwrap();
         Err(StepError::Kernels { found: vec![] })
     });
@@ -286,8 +286,10 @@ fn derived_things_appear_whole_or_not_at_all() {
         std::fs::write(out.join("whole"), "x").unwrap();
         Ok(())
     };
-    let made = derived(&cache, "steps", &key, make).unwrap();
+    let made = derived(&cache, "steps", &key, Durability::Synced, make).unwrap();
     assert!(made.join("whole").exists() && !made.join("half").exists());
-    let again = derived::<StepError>(&cache, "steps", &key, |_| panic!("made twice")).unwrap();
+    let again =
+        derived::<StepError>(&cache, "steps", &key, Durability::Synced, |_| panic!("made twice"))
+            .unwrap();
     assert_eq!(again, made);
 }

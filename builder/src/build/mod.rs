@@ -1,0 +1,287 @@
+//! Builds a release: from recipe and lock to a directory whose every byte follows from them.
+
+mod release;
+mod root;
+mod tools;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use casemate_measurements::canonical::CanonicalError;
+use casemate_measurements::hash::Sha256Hash;
+use casemate_measurements::manifest::{FILE_NAME, artifact};
+use casemate_measurements::platform::Platform;
+use casemate_measurements::verity::Verity;
+
+use crate::archive::Mirrors;
+use crate::deb::DebError;
+use crate::erofs::ImageError;
+use crate::fetch::{
+    Cache, CacheError, CrateSources, FetchError, FetchOptions, fetch, fetch_crates,
+};
+use crate::initrd::cpio::CpioError;
+use crate::lock::{Closure, Lock, LockError, LockedPackage};
+use crate::manifest::{MeasureError, Measured, cmdline, manifest};
+use crate::merge::MergeError;
+use crate::plan::BuildPlan;
+use crate::programs::{self, ProgramError, Workspace};
+use crate::progress::{Progress, Total};
+use crate::recipe::{Recipe, RecipeError};
+use crate::sbom;
+use crate::steps::{Overlay, StepError, read_overlay};
+
+use release::Release;
+use root::{Parts, initrd, root_tree};
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// The directory to write, replaced if a release is there.
+    pub out: PathBuf,
+    /// The cache.
+    pub cache: Cache,
+    /// Where packages come from.
+    pub mirrors: Mirrors,
+    /// How they are fetched.
+    pub fetch: FetchOptions,
+    /// `$CARGO_HOME` of this machine, whose downloaded crates are taken by checksum.
+    pub cargo_home: Option<PathBuf>,
+    /// May the machine's cargo be run to download crates?
+    pub run_cargo: bool,
+    /// Threads and processes at a time.
+    pub jobs: NonZeroUsize,
+    /// The platform that the release is for.
+    pub platform: Platform,
+    /// Changes the order in which packages are taken, which must not matter. For tests.
+    pub order_seed: u64,
+}
+
+/// One file of a release that was built.
+#[derive(Debug, Clone)]
+pub struct BuiltArtifact {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256Hash,
+    /// How long it took to make.
+    pub seconds: f64,
+}
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct BuildReport {
+    /// The release's directory.
+    pub out: PathBuf,
+    /// The plan that was executed.
+    pub plan: BuildPlan,
+    /// Its files, the manifest included, sorted by name.
+    pub artifacts: Vec<BuiltArtifact>,
+    /// How long each phase took, in order.
+    pub phases: Vec<(&'static str, f64)>,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says what its source says")]
+pub enum BuildError {
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error(transparent)]
+    Package(#[from] DebError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+    #[error(transparent)]
+    Programs(#[from] ProgramError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Initrd(#[from] CpioError),
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    #[error(transparent)]
+    Json(#[from] CanonicalError),
+    /// The program that the initrd starts is not among the compiled ones.
+    #[error("the recipe asks for the program {name:?}, the package {package} has {has:?}")]
+    NoProgram { name: String, package: String, has: Vec<String> },
+    /// The output directory holds something else.
+    #[error("{} is no release and not empty: it is not replaced", path.display())]
+    NotARelease { path: PathBuf },
+    /// A file of the release could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A cached image is not what it was when it was made, twice.
+    #[error("the image {} does not hash to what it was made as: the disk is failing", path.display())]
+    Damaged { path: PathBuf },
+}
+
+/// What is read before anything is done.
+#[derive(Debug)]
+struct Sources {
+    recipe: Recipe,
+    lock: Lock,
+    overlay: Overlay,
+    workspace: Workspace,
+}
+
+fn read(dir: &Path) -> Result<Sources, BuildError> {
+    let recipe = Recipe::load(dir)?;
+    let lock = Lock::load(dir)?;
+    lock.check_made_for(&recipe)?;
+    let overlay = read_overlay(&recipe.overlay_dir())?;
+    let workspace = Workspace::read(&recipe.programs_source(), recipe.programs.package.as_str())?;
+    Ok(Sources { recipe, lock, overlay, workspace })
+}
+
+impl Sources {
+    fn plan(&self, platform: Platform) -> BuildPlan {
+        let (overlay, guest) = (self.overlay.digest(), self.workspace.digest());
+        BuildPlan::new(&self.recipe, &self.lock, overlay, guest, platform)
+    }
+}
+
+/// Plans the build of the recipe in `dir`, and does nothing.
+///
+/// # Errors
+/// When recipe, lock, overlay or sources are missing or malformed.
+pub fn plan(dir: &Path, platform: Platform) -> Result<BuildPlan, BuildError> {
+    Ok(read(dir)?.plan(platform))
+}
+
+/// Measures how long phases take.
+#[derive(Debug)]
+struct Clock {
+    since: Instant,
+    phases: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn lap(&mut self, phase: &'static str) -> f64 {
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        self.phases.push((phase, seconds));
+        seconds
+    }
+}
+
+/// Builds the recipe in `dir`.
+///
+/// # Errors
+/// When an input is missing, malformed or damaged, a step fails, or the release cannot be
+/// written. A release that was there before is then still there.
+pub fn build(
+    dir: &Path,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<BuildReport, BuildError> {
+    let sources = read(dir)?;
+    let plan = sources.plan(options.platform);
+    let mut release = Release::begin(&options.out)?;
+    let mut clock = Clock { since: Instant::now(), phases: Vec::new() };
+
+    let tools_key = plan.closure_digest(Closure::Tools);
+    fetch_inputs(&sources, options, &tools_key, progress)?;
+    clock.lap("fetch");
+    let tools = tools::assemble(&sources.lock, options, &tools_key, progress)?;
+    let tools = (tools.as_path(), &tools_key);
+    clock.lap("tools");
+    let phase = progress.phase("programs", Total::Unknown);
+    let jobs = options.jobs.get();
+    let compiled = programs::compile(&sources.workspace, tools, &options.cache, jobs)?;
+    phase.finish("compiled in the tool closure");
+    clock.lap("programs");
+
+    let parts = Parts::read(&sources, options, progress)?;
+    clock.lap("unpack");
+    let phase = progress.phase("merge", Total::Unknown);
+    let (tree, licences) = root_tree(&sources, &parts, &compiled, tools, options, progress)?;
+    phase.finish("packages merged, steps applied");
+    let merged = clock.lap("merge");
+    let phase = progress.phase("image", Total::Unknown);
+    let epoch = sources.recipe.epoch;
+    let image = release.root_image(&tree, epoch, tools, options, progress)?;
+    phase.finish("erofs and hash tree");
+    let seconds = clock.lap("image");
+    release.made(artifact::ROOT, image.size, image.sha256, merged + seconds);
+
+    let phase = progress.phase("measure", Total::Unknown);
+    let initrd = initrd(&sources, &parts, &compiled)?;
+    release.add(artifact::INITRD, &initrd)?;
+    release.add(artifact::KERNEL, &parts.kernel_image)?;
+    release.add(artifact::FIRMWARE, &parts.firmware)?;
+    let bom = sbom::write(&sources.recipe, &sources.lock, sources.workspace.crates(), &licences)?;
+    release.add(artifact::SBOM, &bom)?;
+    write_manifest(&mut release, &sources, &parts, &plan, &initrd, &image.verity)?;
+    phase.finish("launch digests and manifest");
+    clock.lap("measure");
+    let artifacts = release.commit()?;
+    clock.lap("write");
+    Ok(BuildReport { out: options.out.clone(), plan, artifacts, phases: clock.phases })
+}
+
+fn write_manifest(
+    release: &mut Release,
+    sources: &Sources,
+    parts: &Parts,
+    plan: &BuildPlan,
+    initrd: &[u8],
+    verity: &Verity,
+) -> Result<(), BuildError> {
+    let line = cmdline(&sources.recipe, plan.platform, verity)?;
+    release.add(artifact::CMDLINE, line.as_bytes())?;
+    let measured = Measured {
+        platform: plan.platform,
+        firmware: &parts.firmware,
+        kernel: &parts.kernel_image,
+        initrd,
+        verity,
+    };
+    let artifacts: BTreeMap<_, _> = release.artifacts();
+    let manifest = manifest(&sources.recipe, &measured, artifacts, plan.inputs.clone())?;
+    let bytes = manifest.to_bytes().map_err(MeasureError::from)?;
+    release.add(FILE_NAME, &bytes)
+}
+
+/// Gets what the cache lacks. Tools and crates are needed only until what is made with them is
+/// in the cache.
+fn fetch_inputs(
+    sources: &Sources,
+    options: &BuildOptions,
+    tools_key: &Sha256Hash,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
+    let BuildOptions { cache, mirrors, .. } = options;
+    let has_tools = tools::place(cache, tools_key).is_dir();
+    let needed = |package: &&LockedPackage| {
+        let only_tools = package.closures == [Closure::Tools];
+        !(only_tools && has_tools)
+    };
+    let packages = sources.lock.packages().iter().filter(needed);
+    fetch(packages, cache, mirrors, &options.fetch, progress)?;
+    let key = programs::key(&sources.workspace, tools_key);
+    if !cache.root().join("programs").join(key.to_string()).is_dir() {
+        let from = CrateSources {
+            workspace: sources.recipe.programs_source(),
+            cargo_home: options.cargo_home.clone(),
+            run_cargo: options.run_cargo,
+        };
+        let crates = sources.workspace.crates();
+        fetch_crates(crates, cache, &from, mirrors, &options.fetch, progress)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! What goes into the root file system and the initrd.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use casemate_measurements::hash::Sha256Hash;
+
+use super::tools::merged;
+use super::{BuildError, BuildOptions, Sources};
+use crate::initrd::cpio::{Archive, Node};
+use crate::lock::{Closure, LockedPackage};
+use crate::merge::{MergeError, Tree};
+use crate::progress::Progress;
+use crate::recipe::{CrateName, GuestPath};
+use crate::sbom::{Licences, licences_of};
+use crate::steps::{self, Accounts, Kernel, StepError};
+
+/// What is taken out of packages.
+#[derive(Debug)]
+pub(super) struct Parts {
+    guest: Tree,
+    kernel_packages: Tree,
+    kernel: Kernel,
+    /// The kernel's file.
+    pub(super) kernel_image: Vec<u8>,
+    /// The firmware's file.
+    pub(super) firmware: Vec<u8>,
+}
+
+fn relative(path: &GuestPath) -> &str {
+    path.as_str().trim_start_matches('/')
+}
+
+impl Parts {
+    /// Unpacks guest, kernel and firmware.
+    pub(super) fn read(
+        sources: &Sources,
+        options: &BuildOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self, BuildError> {
+        let recipe = &sources.recipe;
+        let of = |closure| -> Vec<&LockedPackage> { sources.lock.closure(closure).collect() };
+        let firmware = merged(&of(Closure::Firmware), options, progress)?;
+        let firmware = firmware.read(relative(&recipe.firmware.path), "it is the firmware")?;
+        let kernel_packages = merged(&of(Closure::Kernel), options, progress)?;
+        let modules = &recipe.kernel;
+        let kernel =
+            steps::kernel(&kernel_packages, &modules.initrd_modules, &modules.root_modules)?;
+        let kernel_image = kernel_packages.read(&kernel.image, "it is the kernel")?;
+        let guest = merged(&of(Closure::Guest), options, progress)?;
+        Ok(Self { guest, kernel_packages, kernel, kernel_image, firmware })
+    }
+}
+
+/// Merges the guest's packages and applies the recipe's steps. Returns the tree and the licences
+/// that its packages state.
+pub(super) fn root_tree(
+    sources: &Sources,
+    parts: &Parts,
+    compiled: &Path,
+    tools: (&Path, &Sha256Hash),
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<(Tree, Licences), BuildError> {
+    let recipe = &sources.recipe;
+    let mut tree = parts.guest.clone();
+    let licences = licences(&tree, &parts.kernel_packages, sources)?;
+    let accounts = Accounts::new(&tree, &recipe.users, &recipe.groups)?;
+    for pattern in steps::drop_paths(&mut tree, &recipe.guest.drop, &recipe.guest.keep) {
+        progress.warn(&format!("[guest] drop: the pattern {pattern:?} matches nothing"));
+    }
+    steps::depmod(&mut tree, &parts.kernel_packages, &parts.kernel, tools, &options.cache)?;
+    for install in &recipe.programs.install {
+        let bytes = program(sources, compiled, &install.binary)?;
+        tree.put_file(relative(&install.path), u32::from(install.mode.bits()), &bytes)?;
+    }
+    steps::concatenate(&mut tree, &recipe.concats)?;
+    steps::link(&mut tree, &recipe.links)?;
+    sources.overlay.apply(&mut tree)?;
+    accounts.check_sysusers(&tree)?;
+    accounts.write(&mut tree, recipe.epoch)?;
+    steps::machine_id(&mut tree)?;
+    steps::enable_units(&mut tree, &recipe.units)?;
+    steps::fix_files(&mut tree, &recipe.files, &accounts)?;
+    steps::check_owners(&tree, &accounts)?;
+    Ok((tree, licences))
+}
+
+fn licences(guest: &Tree, kernel: &Tree, sources: &Sources) -> Result<Licences, MergeError> {
+    let mut licences = Licences::new();
+    let names: BTreeSet<&str> = sources.lock.packages().iter().map(|p| p.name.as_str()).collect();
+    for tree in [guest, kernel] {
+        for name in &names {
+            let path = format!("usr/share/doc/{name}/copyright");
+            // A link leads to another package's file and says nothing about this one's.
+            if let Ok(text) = tree.read(&path, "it states licences")
+                && let Some(found) = licences_of(&String::from_utf8_lossy(&text))
+            {
+                licences.insert((*name).to_owned(), found);
+            }
+        }
+    }
+    Ok(licences)
+}
+
+/// The bytes of one of our programs.
+fn program(sources: &Sources, compiled: &Path, name: &CrateName) -> Result<Vec<u8>, BuildError> {
+    let workspace = &sources.workspace;
+    if !workspace.binaries().iter().any(|binary| binary == name.as_str()) {
+        return Err(BuildError::NoProgram {
+            name: name.to_string(),
+            package: workspace.package().to_owned(),
+            has: workspace.binaries().to_vec(),
+        });
+    }
+    let path = compiled.join(name.as_str());
+    std::fs::read(&path).map_err(|source| StepError::File { path, source }.into())
+}
+
+/// The initrd: our init, the modules in the order in which it loads them, and the console that
+/// the kernel opens for it.
+pub(super) fn initrd(
+    sources: &Sources,
+    parts: &Parts,
+    compiled: &Path,
+) -> Result<Vec<u8>, BuildError> {
+    let mut archive = Archive::default();
+    let bytes = program(sources, compiled, &sources.recipe.programs.init)?;
+    archive.add("init", Node::File { mode: 0o755, bytes })?;
+    archive.add("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
+    for dir in ["proc", "sys"] {
+        archive.add(dir, Node::Directory)?;
+    }
+    let mut order = String::new();
+    for module in &parts.kernel.initrd {
+        let path = format!("lib/modules/{}.ko", module.name);
+        order.push_str(&format!("/{path}\n"));
+        archive.add(&path, Node::File { mode: 0o644, bytes: module.bytes.clone() })?;
+    }
+    archive.add("modules.order", Node::File { mode: 0o644, bytes: order.into_bytes() })?;
+    let mut bytes = Vec::new();
+    archive.write(sources.recipe.epoch, &mut bytes)?;
+    Ok(bytes)
+}

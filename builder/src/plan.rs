@@ -1,0 +1,169 @@
+//! What a build is going to do, as values: nothing is read or run to make one.
+//!
+//! For people who want to see it first (`--plan`), and for the build, which executes it.
+
+use std::fmt;
+
+use casemate_measurements::hash::Sha256Hash;
+use casemate_measurements::manifest::Inputs;
+use casemate_measurements::platform::Platform;
+use serde::Serialize;
+
+use crate::lock::{Closure, Lock};
+use crate::recipe::Recipe;
+
+/// The packages of one closure.
+#[derive(Debug, Clone, Serialize)]
+pub struct PlannedClosure {
+    /// Which one.
+    pub closure: Closure,
+    /// The packages as `name_version_architecture`, sorted.
+    pub packages: Vec<String>,
+    /// The length of their files in bytes.
+    pub bytes: u64,
+    /// A hash of their hashes.
+    pub digest: Sha256Hash,
+}
+
+/// A plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct BuildPlan {
+    /// The image's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The platform that it is built for.
+    pub platform: Platform,
+    /// What it is built from.
+    pub inputs: Inputs,
+    /// A hash of name, version, platform and inputs: equal plans make equal releases.
+    pub digest: Sha256Hash,
+    /// The packages.
+    pub closures: Vec<PlannedClosure>,
+    /// What is done, in this order.
+    pub steps: Vec<String>,
+}
+
+impl BuildPlan {
+    /// Plans the build of `recipe` from `lock`. `overlay` and `guest` are the digests of the
+    /// recipe's own files and of the sources of the guest's programs.
+    #[must_use]
+    pub fn new(
+        recipe: &Recipe,
+        lock: &Lock,
+        overlay: Sha256Hash,
+        guest: Sha256Hash,
+        platform: Platform,
+    ) -> Self {
+        let inputs = Inputs {
+            recipe_sha256: recipe.sha256(),
+            lock_sha256: lock.sha256(),
+            overlay_sha256: overlay,
+            guest_sha256: guest,
+        };
+        let (name, version) = (recipe.name.to_string(), recipe.version.to_string());
+        let Inputs { recipe_sha256, lock_sha256, overlay_sha256, guest_sha256 } = &inputs;
+        let text = format!(
+            "casemate-plan-v1\n{name}\n{version}\n{platform}\n{recipe_sha256}\n{lock_sha256}\n\
+             {overlay_sha256}\n{guest_sha256}\n"
+        );
+        let closures = Closure::ALL.into_iter().map(|closure| planned(lock, closure)).collect();
+        Self {
+            name,
+            version,
+            platform,
+            inputs,
+            digest: Sha256Hash::of(text.as_bytes()),
+            closures,
+            steps: steps(recipe),
+        }
+    }
+
+    /// The hash of the packages of `closure`.
+    #[must_use]
+    pub fn closure_digest(&self, closure: Closure) -> Sha256Hash {
+        let found = self.closures.iter().find(|planned| planned.closure == closure);
+        found.map_or_else(|| Sha256Hash::of(b""), |planned| planned.digest)
+    }
+}
+
+fn planned(lock: &Lock, closure: Closure) -> PlannedClosure {
+    let mut hashes = format!("casemate-closure-v1\n{closure}\n");
+    let mut packages = Vec::new();
+    let mut bytes = 0;
+    for package in lock.closure(closure) {
+        hashes.push_str(&format!("{}\n", package.sha256));
+        packages.push(package.to_string());
+        bytes += package.size;
+    }
+    PlannedClosure { closure, packages, bytes, digest: Sha256Hash::of(hashes.as_bytes()) }
+}
+
+fn steps(recipe: &Recipe) -> Vec<String> {
+    let guest = &recipe.guest;
+    let (users, groups) = (recipe.users.len(), recipe.groups.len());
+    let units = &recipe.units;
+    let mut steps = vec![
+        "fetch what is not in the cache, each file by its hash".to_owned(),
+        "unpack the packages, assemble the tools".to_owned(),
+        format!("compile {} with the tools, without network", recipe.programs.package),
+        "merge the packages of the guest; any overlap is an error".to_owned(),
+        format!("drop {} patterns, keep {}", guest.drop.len(), guest.keep.len()),
+        format!("take {} kernel modules and theirs, run depmod", recipe.kernel.root_modules.len()),
+    ];
+    steps.extend(recipe.programs.install.iter().map(|install| {
+        format!("install {} as {} ({})", install.binary, install.path, install.mode)
+    }));
+    steps.extend(recipe.concats.iter().map(|concat| format!("write {} from others", concat.path)));
+    steps.extend([
+        format!("make {} links", recipe.links.len()),
+        "copy the overlay".to_owned(),
+        format!("write accounts: Debian's fixed ones, {users} users, {groups} groups"),
+        format!(
+            "enable {} units, mask {}, disable all others",
+            units.enable.len(),
+            units.mask.len()
+        ),
+        format!("change mode or owner of {} files", recipe.files.len()),
+        "make the erofs image and its hash tree".to_owned(),
+        format!(
+            "make the initrd of {} and {} kernel modules and theirs",
+            recipe.programs.init,
+            recipe.kernel.initrd_modules.len()
+        ),
+        format!(
+            "measure {} shapes",
+            recipe.measure.vcpus.as_slice().len()
+                * recipe.measure.cpu_models.len()
+                * recipe.measure.guest_features.len()
+        ),
+        "write the release, whole or not at all".to_owned(),
+    ]);
+    steps
+}
+
+impl fmt::Display for BuildPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "image     {} {} for {}", self.name, self.version, self.platform)?;
+        writeln!(f, "inputs    {}", self.digest)?;
+        let Inputs { recipe_sha256, lock_sha256, overlay_sha256, guest_sha256 } = &self.inputs;
+        for (name, hash) in [
+            ("recipe", recipe_sha256),
+            ("lock", lock_sha256),
+            ("overlay", overlay_sha256),
+            ("programs", guest_sha256),
+        ] {
+            writeln!(f, "  {name:<8}{hash}")?;
+        }
+        writeln!(f, "packages")?;
+        for PlannedClosure { closure, packages, bytes, digest } in &self.closures {
+            let (count, megabytes) = (packages.len(), bytes / 1_000_000);
+            writeln!(f, "  {:<9}{count:>4}, {megabytes:>4} MB, {digest}", closure.name())?;
+        }
+        writeln!(f, "steps")?;
+        for (number, step) in self.steps.iter().enumerate() {
+            writeln!(f, "  {:>2}. {step}", number + 1)?;
+        }
+        Ok(())
+    }
+}
