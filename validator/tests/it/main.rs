@@ -1,12 +1,23 @@
 //! The validator against real servers, good and bad, on loopback.
 
+/// The maker of processors, the release and the firmware of the tests of `measurements`.
+#[cfg(test)]
+#[path = "../../../measurements/tests/amd/mod.rs"]
+#[expect(dead_code, reason = "its attacks on chains are mounted where chains are judged")]
+mod amd;
 #[cfg(test)]
 mod hostile_servers;
 #[cfg(test)]
-mod proxies;
+#[path = "../../../measurements/tests/ovmf/mod.rs"]
+mod ovmf;
+#[cfg(test)]
+#[path = "../../../measurements/tests/release/mod.rs"]
+mod release;
 #[cfg(test)]
 mod ssh;
 #[cfg(test)]
 mod sshd;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod vm;
