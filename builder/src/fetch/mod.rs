@@ -21,6 +21,7 @@ use crate::progress::{Progress, Total};
 
 pub use cache::{Cache, CacheError};
 pub use crates::{CrateSources, LockedCrate, crates_of, fetch_crates};
+pub(crate) use download::download;
 pub use download::{DownloadError, Patience, Wanted};
 pub use http::{Http, SourceError};
 
@@ -194,8 +195,7 @@ fn fetch_all(
                     phase.detail(&wanted.label);
                     let warn = |text: &str| progress.warn(text);
                     let advance = |by| phase.advance(by);
-                    let result =
-                        download::download(&http, cache, wanted, options.patience, &warn, &advance);
+                    let result = download(&http, cache, wanted, options.patience, &warn, &advance);
                     if let Err(error) = result {
                         let gone = matches!(error, DownloadError::Gone { .. });
                         stop.fetch_or(!gone, Ordering::Relaxed);

@@ -4,6 +4,10 @@
 //! names. It holds no mirror's host. The file is sorted, one small table per package, so that a
 //! change of one package is a change of a few lines.
 
+mod apt;
+mod kept;
+mod resolve;
+mod summary;
 mod write;
 
 use std::collections::BTreeSet;
@@ -17,6 +21,10 @@ use crate::recipe::{
     self, Architecture, ArchiveName, Fingerprint, PackageName, Place, Recipe, Step, Suite, Version,
     word,
 };
+
+pub use apt::AptError;
+pub use resolve::{LockOptions, ResolveError, lock};
+pub use summary::LockSummary;
 
 /// The schema this code reads and writes.
 pub const SCHEMA: u32 = 1;

@@ -23,8 +23,9 @@ pub use name::{
 pub(crate) use name::{from_text, word};
 pub use path::{GuestPath, Mode, Owner, PathPattern};
 pub use sections::{
-    Archive, Cmdline, Concat, Exclude, FileFix, Firmware, Group, Guest, Install, Kernel, Link,
-    Measure, Programs, Shell, SubIds, Tools, Units, User, VcpuCounts,
+    Archive, Cmdline, Comment, Concat, Exclude, FileFix, Firmware, Group, Guest, HexU64, Home,
+    Install, Kernel, Link, Measure, Programs, Shell, SubIds, Target, Tools, Units, User,
+    VcpuCounts,
 };
 
 /// The schema this code reads and writes.

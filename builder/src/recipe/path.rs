@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::name::{AccountName, WordError, from_text, word};
 
 /// Is `text` absolute, without `.`, `..`, empty parts, a final slash or a control character?
-fn is_guest_path(text: &str) -> bool {
+pub(super) fn is_guest_path(text: &str) -> bool {
     text.len() <= 4095
         && !text.chars().any(char::is_control)
         && text.strip_prefix('/').is_some_and(|rest| {

@@ -145,7 +145,7 @@ pub struct User {
     #[serde(default)]
     pub comment: Comment,
     /// The home directory.
-    pub home: GuestPath,
+    pub home: Home,
     /// The login shell.
     pub shell: Shell,
     /// Range of subordinate user and group numbers for rootless containers.
@@ -155,6 +155,12 @@ pub struct User {
     #[serde(default)]
     pub groups: Vec<AccountName>,
 }
+
+word!(
+    /// A home directory: a path inside the guest, or `/` for who has none.
+    Home, "a home directory", "\"/\", or a path without '.', '..', empty parts or a final slash",
+    |text| text == "/" || super::path::is_guest_path(text)
+);
 
 word!(
     /// The comment field of passwd.

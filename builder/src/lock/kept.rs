@@ -1,0 +1,174 @@
+//! What an update keeps of the old lock: every version but those it was told to move, and those
+//! that must move with them.
+
+use std::collections::BTreeMap;
+
+use super::apt::{Apt, Question};
+use super::{Closure, Lock, LockedPackage, ResolveError};
+use crate::archive::Index;
+use crate::deb::{Paragraph, read_control};
+use crate::fetch::Cache;
+use crate::recipe::{PackageName, PackageSpec};
+
+/// The old lock and what is to move.
+#[derive(Debug)]
+pub(super) struct Kept {
+    packages: Vec<LockedPackage>,
+    moving: Vec<PackageName>,
+    /// Stanzas of locked packages whose files are in the cache: what apt is told of those that
+    /// the archive has no more.
+    stanzas: BTreeMap<(String, String), String>,
+    gone: String,
+}
+
+impl Kept {
+    /// Keeps `old` but for the packages `moving`.
+    pub(super) fn new(
+        old: &Lock,
+        moving: &[PackageName],
+        cache: &Cache,
+    ) -> Result<Self, ResolveError> {
+        for name in moving {
+            if !old.packages().iter().any(|package| package.name == *name) {
+                return Err(ResolveError::NotLocked { name: name.clone() });
+            }
+        }
+        let mut stanzas = BTreeMap::new();
+        let mut gone = String::new();
+        for package in old.packages() {
+            // One that is not in the cache or damaged there is known from the archive, if at all.
+            if !cache.has(package.sha256, Some(package.size)) {
+                continue;
+            }
+            if let Ok(control) = read_control(&cache.blob(package.sha256)) {
+                let text = control.text().trim_end();
+                let key = (package.name.to_string(), package.version.to_string());
+                stanzas.insert(key, text.to_owned());
+                gone.push_str(text);
+                gone.push_str(&format_file(package));
+            }
+        }
+        Ok(Self { packages: old.packages().to_vec(), moving: moving.to_vec(), stanzas, gone })
+    }
+
+    /// Stanzas, with hash and path, of the locked packages that are in the cache.
+    pub(super) fn gone_stanzas(&self) -> &str {
+        &self.gone
+    }
+
+    /// The package of a closure of one package, unless it is to move.
+    pub(super) fn single(&self, closure: Closure, spec: &PackageSpec) -> Option<LockedPackage> {
+        let package = self.packages.iter().find(|package| package.is_in(closure))?;
+        let moves = self.moving.iter().any(|name| name == spec.name() || *name == package.name);
+        let fits = spec.suite().is_none_or(|suite| package.suite == *suite)
+            && spec.version().is_none_or(|version| package.version == *version);
+        (!moves && fits).then(|| of(package, closure))
+    }
+
+    /// Is a package of this name locked for `closure`?
+    pub(super) fn holds(&self, closure: Closure, name: &PackageName) -> bool {
+        self.packages.iter().any(|package| package.is_in(closure) && package.name == *name)
+    }
+
+    /// The locked package of this name and version.
+    pub(super) fn package(
+        &self,
+        closure: Closure,
+        name: &str,
+        version: &str,
+    ) -> Option<LockedPackage> {
+        self.packages
+            .iter()
+            .find(|p| p.name.as_str() == name && p.version.as_str() == version)
+            .map(|package| of(package, closure))
+    }
+
+    /// The versions that `closure` has after the packages to move have moved, and what must move
+    /// with them: apt is told that the old closure is installed, and asked for the moving ones.
+    pub(super) fn versions(
+        &self,
+        closure: Closure,
+        apt: &Apt,
+        question: &Question,
+        index: &Index<'_>,
+    ) -> Result<BTreeMap<String, String>, ResolveError> {
+        let mut versions = BTreeMap::new();
+        let mut installed = question.installed.clone();
+        for package in self.packages.iter().filter(|package| package.is_in(closure)) {
+            let (name, version) = (package.name.as_str(), package.version.as_str());
+            let cached = self.stanzas.get(&(name.to_owned(), version.to_owned()));
+            let indexed = index.exactly(name, version, None).map(|c| c.stanza.text());
+            // One that neither archive nor cache knows cannot be kept: it moves.
+            if let Some(stanza) = cached.map(String::as_str).or(indexed) {
+                installed.push(as_installed(stanza));
+                versions.insert(name.to_owned(), version.to_owned());
+            }
+        }
+        let wanted = self.wanted(closure, question, &versions);
+        if wanted.is_empty() {
+            return Ok(versions);
+        }
+        let what = format!("an update of the {closure} closure");
+        let moved = Question { what, wanted, installed, held: BTreeMap::new() };
+        for chosen in apt.ask(&moved)? {
+            versions.insert(chosen.name, chosen.version);
+        }
+        Ok(versions)
+    }
+
+    /// The packages to move, and those that the recipe asks for and the old closure lacks.
+    fn wanted(
+        &self,
+        closure: Closure,
+        question: &Question,
+        versions: &BTreeMap<String, String>,
+    ) -> Vec<String> {
+        let name_of = |request: &str| -> String {
+            request.split(['/', '=']).next().unwrap_or_default().to_owned()
+        };
+        let moves = |name: &str| self.moving.iter().any(|moving| moving.as_str() == name);
+        let mut wanted: Vec<String> = question
+            .wanted
+            .iter()
+            .filter(|request| {
+                let name = name_of(request);
+                moves(&name) || !versions.contains_key(&name)
+            })
+            .cloned()
+            .collect();
+        for package in self.packages.iter().filter(|package| package.is_in(closure)) {
+            let name = package.name.as_str();
+            if moves(name) && !question.wanted.iter().any(|request| name_of(request) == name) {
+                // From the suite that it came from, which may be one that needs a request.
+                wanted.push(format!("{name}/{}", package.suite));
+            }
+        }
+        wanted
+    }
+}
+
+fn of(package: &LockedPackage, closure: Closure) -> LockedPackage {
+    LockedPackage { closures: vec![closure], ..package.clone() }
+}
+
+/// The fields that an index has beside those of a control file, and the end of the stanza.
+fn format_file(package: &LockedPackage) -> String {
+    format!("\nFilename: {}\nSize: {}\nSHA256: {}\n\n", package.path, package.size, package.sha256)
+}
+
+/// `stanza` as dpkg's status file has it.
+fn as_installed(stanza: &str) -> String {
+    let fields = Paragraph::new(stanza).fields().filter(|(name, _)| {
+        !["Status", "Filename", "Size", "SHA256", "MD5sum", "Essential", "Important", "Protected"]
+            .iter()
+            .any(|other| name.eq_ignore_ascii_case(other))
+    });
+    let mut text = String::from("Status: install ok installed\n");
+    for (name, value) in fields {
+        text.push_str(name);
+        text.push_str(": ");
+        text.push_str(value);
+        text.push('\n');
+    }
+    text
+}
