@@ -26,9 +26,10 @@ pub use server::{Limits, serve};
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use casemate_measurements::binding::Binding;
@@ -45,6 +46,10 @@ use crate::sysfs::SysRoot;
 
 /// How long the first report may take.
 const FIRST_REPORT: Duration = Duration::from_secs(30);
+/// Where sshd listens.
+const SSHD: u16 = 22;
+/// Pause between two looks whether it does.
+const SSHD_PAUSE: Duration = Duration::from_millis(100);
 
 /// What serves once everything is in place.
 #[derive(Debug)]
@@ -72,9 +77,18 @@ fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallibl
     let agent = prepare(root, stages)?;
     let listener = listen().map_err(AgentError::Listen)?;
     notify::ready().map_err(AgentError::Notify)?;
+    let (tls, issuer) = (agent.tls, Arc::new(agent.issuer));
+    let server = thread::Builder::new()
+        .name("server".into())
+        .spawn(move || serve(&listener, &tls, &issuer, Limits::default()))
+        .map_err(AgentError::Spawn)?;
+    // sshd starts once systemd was notified; a VM that is ready can be logged in to.
+    while !server.is_finished() && TcpStream::connect((Ipv4Addr::LOCALHOST, SSHD)).is_err() {
+        thread::sleep(SSHD_PAUSE);
+    }
     stages.report(Stage::Ready);
     stages.settle();
-    serve(&listener, &agent.tls, &Arc::new(agent.issuer), Limits::default())
+    server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Does everything that comes before serving: reads what the guest was told, holds it to
