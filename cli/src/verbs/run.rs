@@ -1,0 +1,275 @@
+//! `run`, `ps`, `stop`: VMs on this host.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use casemate_launcher::authority::{Authority, ROOT_FILE};
+use casemate_launcher::host::HostFacts;
+use casemate_launcher::machine::Memory;
+use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, SSH_PORT};
+use casemate_launcher::progress::{Event, Progress};
+use casemate_launcher::release::Release;
+use casemate_launcher::state::{Phase, StateRoot, VmName, VmState};
+use casemate_launcher::{Listed, SupervisorCommand};
+use casemate_measurements::evidence;
+use casemate_measurements::hash::{HostData, LaunchDigest};
+use casemate_measurements::launch::VcpuCount;
+use casemate_measurements::platform::Platform;
+use casemate_measurements::stage::Stage;
+use serde::Serialize;
+
+use crate::args::{Accel, Format, OutputArgs, RunArgs, StopArgs};
+use crate::outcome::{HintExt as _, Outcome};
+use crate::printer::{self, Tone};
+
+/// Boots a release, or prints how it would be booted.
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
+    let release = Release::open(&args.release)?;
+    let state = StateRoot::from_environment()?;
+    let request = request(args, &release, &state)?;
+    let host = HostFacts::probe(Path::new("/"), &state, None)?;
+    let paths = state.vm(&request.name)?;
+    let plan = LaunchPlan::new(&release, &request, &host, &paths)?;
+    if args.plan {
+        match args.output.format {
+            Format::Table => printer::line(plan.to_string().trim_end()),
+            Format::Json => printer::json(&plan)?,
+        }
+        return Ok(Outcome::Done);
+    }
+    let supervisor = SupervisorCommand::this_program().context("cannot tell which program this is")?;
+    let vm = casemate_launcher::start(&plan, &supervisor, &mut tell)?;
+    let report = Report::new(&vm.state, release.dir());
+    match args.output.format {
+        Format::Json => printer::json(&report)?,
+        Format::Table => printer::line(&report.text()),
+    }
+    Ok(Outcome::Done)
+}
+
+/// What was typed, as the launcher's words.
+fn request(args: &RunArgs, release: &Release, state: &StateRoot) -> anyhow::Result<LaunchRequest> {
+    let name = match &args.name {
+        Some(name) => name.parse()?,
+        None => free_name(&release.manifest().release.name, state)?,
+    };
+    let mut ssh_keys = Vec::new();
+    for path in &args.ssh_key {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the public key {}", path.display()))
+            .hint("make a key pair with `ssh-keygen -t ed25519` and name its .pub file")?;
+        let keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        ssh_keys.extend(keys.filter(|line| !line.starts_with('#')).map(str::to_owned));
+    }
+    let (ssh_port, evidence_port) = ports(args)?;
+    Ok(LaunchRequest {
+        name,
+        platform: args.platform,
+        vcpus: VcpuCount::new(args.cpus.into())?,
+        cpu_model: args.cpu_model.as_deref().map(str::parse).transpose()?,
+        memory: Memory::from_mib(u32::try_from(args.memory.0)?)?,
+        ssh_keys,
+        ssh_port,
+        evidence_port,
+        accel: match args.accel {
+            Accel::Auto => AccelChoice::Auto,
+            Accel::Kvm => AccelChoice::Kvm,
+            Accel::Tcg => AccelChoice::Tcg,
+        },
+        timeouts: None,
+        extra_disks: Vec::new(),
+        consoles: Vec::new(),
+    })
+}
+
+/// The release's name, with the first number behind it that no VM has.
+fn free_name(release: &str, state: &StateRoot) -> anyhow::Result<VmName> {
+    let base: String = release
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(48)
+        .collect();
+    let taken = state.names()?;
+    let mut name: VmName = base.trim_matches('-').parse()?;
+    let mut number = 1_u32;
+    while taken.contains(&name) {
+        number += 1;
+        name = format!("{}-{number}", base.trim_matches('-')).parse()?;
+    }
+    Ok(name)
+}
+
+/// The ports asked for, or free ones; both are held until both are known.
+fn ports(args: &RunArgs) -> anyhow::Result<(u16, u16)> {
+    let mut held = Vec::new();
+    let mut port = |wanted: Option<u16>| -> anyhow::Result<u16> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted.unwrap_or(0)))
+            .with_context(|| match wanted {
+                Some(port) => format!("port {port} of 127.0.0.1 cannot be used"),
+                None => "no free port on 127.0.0.1".to_owned(),
+            })?;
+        let port = listener.local_addr()?.port();
+        held.push(listener);
+        Ok(port)
+    };
+    Ok((port(args.ssh_port)?, port(args.evidence_port)?))
+}
+
+/// Says how the boot goes.
+fn tell(progress: &Progress) {
+    let seconds = Duration::from_millis(progress.at_ms).as_secs_f64();
+    let text = match &progress.event {
+        Event::MakingSimulatedRoot => "making the SIMULATED root of this user, once".to_owned(),
+        Event::QemuStarted { accel } => format!("QEMU started with {accel}"),
+        Event::KvmBroken { reason } => {
+            return printer::warn(&format!("KVM does not run this VM ({reason}); trying TCG"));
+        }
+        Event::Stage { stage } => stage.0.text().to_owned(),
+        Event::Ready { .. } | Event::Failed { .. } => return,
+    };
+    printer::say(&format!("{seconds:>8.2} s  {text}"));
+}
+
+/// A stage and when it was reached.
+#[derive(Debug, Serialize)]
+struct Reached {
+    code: u8,
+    text: &'static str,
+    /// Since QEMU's start.
+    seconds: f64,
+}
+
+/// A running VM, as this program prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    release: String,
+    platform: Platform,
+    accel: String,
+    evidence_address: String,
+    ssh_port: u16,
+    measurement: LaunchDigest,
+    host_data: HostData,
+    stages: Vec<Reached>,
+    #[serde(skip)]
+    dir: String,
+}
+
+impl Report {
+    fn new(state: &VmState, dir: &Path) -> Self {
+        let reached = state.reached_ms.iter().filter_map(|(code, ms)| {
+            let text = Stage::from_code(*code)?.text();
+            Some(Reached { code: *code, text, seconds: Duration::from_millis(*ms).as_secs_f64() })
+        });
+        Self {
+            name: state.name.to_string(),
+            release: state.release.clone(),
+            platform: state.platform,
+            accel: state.accel.to_string(),
+            evidence_address: address(state),
+            ssh_port: state.host_port(SSH_PORT).unwrap_or(0),
+            measurement: state.digest,
+            host_data: state.host_data,
+            stages: reached.collect(),
+            dir: dir.display().to_string(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let (dir, address, port) = (&self.dir, &self.evidence_address, self.ssh_port);
+        let mut lines = vec![
+            format!("name         {}", self.name),
+            format!("release      {}", self.release),
+            format!("evidence     https://{address}"),
+            format!("ssh port     {port}"),
+            format!("measurement  {}", self.measurement),
+        ];
+        let trust = match self.platform {
+            Platform::Snp => "",
+            Platform::Simulated => {
+                lines.push(printer::toned(Tone::Warn, "SIMULATED: this VM proves nothing"));
+                " --trust-simulated $(casemate simulated-root)"
+            }
+        };
+        lines.push(format!("connect      casemate ssh {address} -p {port} --release {dir}{trust}"));
+        lines.join("\n")
+    }
+}
+
+fn address(state: &VmState) -> String {
+    match state.host_port(evidence::PORT) {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => String::new(),
+    }
+}
+
+/// Lists this user's VMs.
+pub(crate) fn ps(output: OutputArgs) -> anyhow::Result<Outcome> {
+    let listed = casemate_launcher::list(&StateRoot::from_environment()?)?;
+    match output.format {
+        Format::Json => printer::json(&listed)?,
+        Format::Table => {
+            let headings = ["NAME", "STATE", "RELEASE", "PLATFORM", "EVIDENCE", "SSH PORT>"];
+            printer::line(&printer::table(&headings, listed.iter().map(row)));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn row(vm: &Listed) -> Vec<String> {
+    let name = vm.name.to_string();
+    let Some(state) = &vm.state else {
+        return vec![name, if vm.alive { "starting" } else { "dead" }.into()];
+    };
+    let phase = match &state.phase {
+        Phase::Ended { reason } => format!("ended: {reason}"),
+        _ if !vm.alive => "dead: its supervisor is gone".to_owned(),
+        Phase::Running => "running".to_owned(),
+        Phase::Booting => match state.stage {
+            Some(stage) => format!("booting: {}", stage.0.text()),
+            None => "booting: firmware and kernel".to_owned(),
+        },
+    };
+    let platform = match state.platform {
+        Platform::Snp => "snp",
+        Platform::Simulated => "SIMULATED",
+    };
+    let port = state.host_port(SSH_PORT).map(|port| port.to_string()).unwrap_or_default();
+    vec![name, phase, state.release.clone(), platform.into(), address(state), port]
+}
+
+/// Stops a VM.
+pub(crate) fn stop(args: &StopArgs) -> anyhow::Result<Outcome> {
+    let name: VmName = args.name.parse()?;
+    let state = StateRoot::from_environment()?;
+    let how = casemate_launcher::stop(&state, &name, Duration::from_secs(args.timeout))
+        .hint("`casemate ps` lists the VMs of this user")?;
+    printer::say(&format!("{name}: {how}"));
+    Ok(Outcome::Done)
+}
+
+/// Watches over one VM until it ends.
+pub(crate) fn supervise(dir: &Path) -> anyhow::Result<Outcome> {
+    casemate_launcher::supervise(dir)?;
+    Ok(Outcome::Done)
+}
+
+/// Prints where this user's simulated root certificate lies, making it when there is none.
+pub(crate) fn simulated_root(output: OutputArgs) -> anyhow::Result<Outcome> {
+    #[derive(Serialize)]
+    struct Root {
+        simulated: bool,
+        path: String,
+    }
+    let dir = Authority::default_dir()?;
+    Authority::open_or_make(&dir)?;
+    let path = dir.join(ROOT_FILE).display().to_string();
+    match output.format {
+        Format::Json => printer::json(&Root { simulated: true, path })?,
+        Format::Table => printer::line(&path),
+    }
+    Ok(Outcome::Done)
+}
