@@ -201,4 +201,21 @@ mod tests {
             assert!(error.starts_with(expected), "{error}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(at in 0_usize..400, to in "(?s).{0,8}") {
+            let mut text = TEXT.to_owned();
+            let at = at % text.len();
+            text.replace_range(at..=at, &to);
+            if let Ok(release) = parse(&text) {
+                let _ = release.check_time(SystemTime::now(), false);
+            }
+        }
+
+        #[test]
+        fn no_date_panics(date in "[A-Z][a-z]{2}, [0-9]{0,20} [A-Z][a-z]{2} [0-9]{0,20} [0-9:]{0,20} UTC") {
+            let _ = seconds(&date);
+        }
+    }
 }

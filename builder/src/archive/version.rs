@@ -96,4 +96,12 @@ mod tests {
         assert_eq!(compare("1.0", "1.0-0"), Ordering::Equal);
         assert_eq!(compare("0:1.00", "1.0"), Ordering::Equal);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn it_is_an_order(a in "[0-9][a-z0-9.~+:-]{0,8}", b in "[0-9][a-z0-9.~+:-]{0,8}") {
+            proptest::prop_assert_eq!(compare(&a, &b), compare(&b, &a).reverse());
+            proptest::prop_assert_eq!(compare(&a, &a), Ordering::Equal);
+        }
+    }
 }

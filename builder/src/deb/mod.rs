@@ -149,4 +149,4 @@ pub fn read_control(path: &Path) -> Result<Control, DebError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

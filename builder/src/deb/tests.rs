@@ -12,7 +12,7 @@ use crate::progress::Silent;
 
 const CONTROL: &str = "Package: small\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@b>\n";
 
-fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, bytes) in files {
         let mut header = tar::Header::new_ustar();
@@ -49,7 +49,7 @@ fn member(out: &mut Vec<u8>, name: &str, bytes: &[u8]) {
     }
 }
 
-fn deb(kind: &str, control: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn deb(kind: &str, control: &str, data: &[u8]) -> Vec<u8> {
     let mut out = b"!<arch>\n".to_vec();
     member(&mut out, "debian-binary", b"2.0\n");
     let control = tar_of(&[("./control", control.as_bytes())]);

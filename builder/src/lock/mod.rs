@@ -345,4 +345,8 @@ impl Lock {
 }
 
 #[cfg(test)]
+mod fake_archive;
+#[cfg(test)]
+mod resolve_tests;
+#[cfg(test)]
 mod tests;

@@ -88,3 +88,13 @@ fn mistakes_name_line_and_field() {
     let error = parse(&good.replace(&other, &hash)).unwrap_err().to_string();
     assert!(error.contains("package[1].sha256: two packages with one hash"), "{error}");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(at in 0_usize..2000, to in "(?s).{0,8}") {
+        let mut text = lock().to_text();
+        let at = at % text.len();
+        text.replace_range(at..=at, &to);
+        let _ = parse(&text);
+    }
+}

@@ -149,3 +149,13 @@ fn the_request_hash_follows_what_the_lock_depends_on() {
     assert!(!same("ovmf-amdsev/forky", "ovmf-amdsev"));
     assert!(!same("suites = [\"trixie\", ", "suites = ["));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(at in 0_usize..4000, to in "(?s).{0,8}") {
+        let mut text = GOOD.to_owned();
+        let at = at % text.len();
+        text.replace_range(at..=at, &to);
+        let _ = parse(&text);
+    }
+}
