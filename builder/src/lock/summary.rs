@@ -6,7 +6,7 @@ use std::fmt;
 use super::{Lock, LockedPackage};
 
 /// What a new lock changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LockSummary {
     /// Packages that were not there before.
     pub added: Vec<LockedPackage>,
