@@ -47,6 +47,10 @@ pub(super) fn assemble(
     let make = |out: &Path| -> Result<(), BuildError> {
         let packages: Vec<&LockedPackage> = lock.closure(Closure::Tools).collect();
         let mut tree = merged(&packages, options, progress)?;
+        // The links of a merged /usr, for the case that base-files is not among the tools.
+        for dir in ["bin", "lib", "lib64", "sbin"] {
+            tree.put_link(dir, &format!("usr/{dir}"))?;
+        }
         // What every program is given: see the module `namespace`.
         for dir in ["proc", "dev", "tmp", "work"] {
             tree.put_directory(dir, 0o755)?;

@@ -113,6 +113,8 @@ pub fn compile(
             .args(["--package", workspace.package(), "--target-dir", "/work/target"])
             .args(["--ignore-rust-version", "--jobs", &jobs.max(1).to_string()])
             .env("CARGO_HOME", "/tmp/cargo")
+            // The name "cc" is made by maintainer scripts, which are not run.
+            .env("CC", "gcc")
             .env("CARGO_TERM_COLOR", "never")
             .output(&source, "src")
             .output(&target, "target")

@@ -33,7 +33,7 @@ fn sample() -> tempfile::TempDir {
             ("shared/src/lib.rs", "pub fn f() {}"),
             (
                 "inside/Cargo.toml",
-                "[package]\nname = \"inside\"\n[dependencies]\nleaf.workspace = true\nshared.workspace = true\n",
+                "[package]\nname = \"inside\"\n[dependencies]\nleaf.workspace = true\nshared.workspace = true\n[dev-dependencies]\nunused.workspace = true\n[[test]]\nname = \"not_taken\"\n",
             ),
             ("inside/src/lib.rs", ""),
             ("inside/src/bin/one.rs", "fn main() {}"),
@@ -65,6 +65,8 @@ fn a_workspace_is_reduced_to_what_a_package_needs() {
     assert_eq!(root["profile"]["release"]["lto"].as_str(), Some("fat"));
     let lock = std::fs::read_to_string(out.join("Cargo.lock")).unwrap();
     assert!(lock.contains("\"leaf\"") && !lock.contains("unused") && !lock.contains("other"));
+    let inside = std::fs::read_to_string(out.join("inside/Cargo.toml")).unwrap();
+    assert!(inside.contains("leaf") && !inside.contains("test") && !inside.contains("unused"));
     assert!(out.join("inside/src/bin/one.rs").exists());
     assert!(!out.join("inside/tests").exists() && !out.join("inside/src/.lib.rs.swp").exists());
 }

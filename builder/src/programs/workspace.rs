@@ -21,8 +21,9 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Reads the workspace at `root` as far as `package` needs it: of each member its manifest,
-    /// `build.rs` and `src`; of the root's manifest and lock what concerns them.
+    /// Reads the workspace at `root` as far as `package` needs it: of each member `build.rs`,
+    /// `src` and its manifest without the tests; of the root's manifest and lock what concerns
+    /// them.
     ///
     /// # Errors
     /// When a file is unreadable or malformed, or the package is no member.
@@ -46,11 +47,10 @@ impl Workspace {
                 return Err(ProgramError::Manifest { path: manifest_path, what });
             };
             inherit(table, &mut inherited);
-            for file in ["Cargo.toml", "build.rs"] {
-                let path = root.join(dir).join(file);
-                if path.exists() {
-                    files.insert(format!("{dir}/{file}"), bytes(&path)?);
-                }
+            files.insert(format!("{dir}/Cargo.toml"), reduce_member(table).into_bytes());
+            let script = root.join(dir).join("build.rs");
+            if script.exists() {
+                files.insert(format!("{dir}/build.rs"), bytes(&script)?);
             }
             collect(&root.join(dir).join("src"), &format!("{dir}/src"), &mut files)?;
             dirs.push(dir.clone());
@@ -178,13 +178,27 @@ fn local_closure(lock: &Table, package: &str) -> BTreeSet<String> {
 fn inherit(member: &Table, names: &mut BTreeSet<String>) {
     for (key, value) in member {
         let Some(table) = value.as_table() else { continue };
-        if key.ends_with("dependencies") {
+        if key == "dependencies" || key == "build-dependencies" {
             let inherited = table.iter().filter(|(_, v)| v.get("workspace").is_some());
             names.extend(inherited.map(|(name, _)| name.clone()));
         } else if key == "target" {
             table.values().filter_map(Value::as_table).for_each(|t| inherit(t, names));
         }
     }
+}
+
+/// A member's manifest without what only its tests are made of.
+fn reduce_member(manifest: &Table) -> String {
+    let mut reduced = manifest.clone();
+    for key in ["bench", "dev-dependencies", "example", "test"] {
+        reduced.remove(key);
+    }
+    if let Some(Value::Table(targets)) = reduced.get_mut("target") {
+        for target in targets.iter_mut().filter_map(|(_, target)| target.as_table_mut()) {
+            target.remove("dev-dependencies");
+        }
+    }
+    reduced.to_string()
 }
 
 /// The root's manifest with only the needed members and inherited dependencies, no profile.
