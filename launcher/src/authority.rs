@@ -47,8 +47,8 @@ const ASK_FILE: &str = "ask.pem";
 const ASK_KEY_FILE: &str = "ask.key";
 const SECRET_FILE: &str = "chip.secret";
 const RSA_BITS: usize = 4096;
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// Why the simulated authority cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,7 @@ pub enum AuthorityError {
 pub struct Authority {
     ark: Certificate,
     ask: Certificate,
-    ask_key: RsaPrivateKey,
+    intermediate_key: RsaPrivateKey,
     secret: [u8; 32],
 }
 
@@ -147,17 +147,17 @@ impl Authority {
     /// # Errors
     /// When a key or certificate cannot be made.
     pub fn generate() -> Result<Self, AuthorityError> {
-        let ask_key = thread::spawn(rsa_key);
-        let ark_key = rsa_key()?;
+        let intermediate_key = thread::spawn(rsa_key);
+        let root_key = rsa_key()?;
         let lost = |_| AuthorityError::Key { what: "ASK", problem: "thread panicked".to_owned() };
-        let ask_key = ask_key.join().map_err(lost)??;
+        let intermediate_key = intermediate_key.join().map_err(lost)??;
         let validity = validity(25 * YEAR)
             .map_err(|source| AuthorityError::Certificate { what: "root", source })?;
-        let ark = authority_certificate("ARK", &ark_key, "ARK", &ark_key, &validity)?;
-        let ask = authority_certificate("SEV", &ask_key, "ARK", &ark_key, &validity)?;
+        let ark = authority_certificate("ARK", &root_key, "ARK", &root_key, &validity)?;
+        let ask = authority_certificate("SEV", &intermediate_key, "ARK", &root_key, &validity)?;
         let mut secret = [0; 32];
         OsRng.fill_bytes(&mut secret);
-        Ok(Self { ark, ask, ask_key, secret })
+        Ok(Self { ark, ask, intermediate_key, secret })
     }
 
     fn load(dir: &Path) -> Result<Self, AuthorityError> {
@@ -172,14 +172,14 @@ impl Authority {
         let certificate = |name: &str| {
             Certificate::from_pem(read(name)?).map_err(|error| damaged(name, error.to_string()))
         };
-        let ask_key = RsaPrivateKey::from_pkcs8_pem(&read(ASK_KEY_FILE)?)
+        let intermediate_key = RsaPrivateKey::from_pkcs8_pem(&read(ASK_KEY_FILE)?)
             .map_err(|error| damaged(ASK_KEY_FILE, error.to_string()))?;
         let secret = read(SECRET_FILE)?
             .trim()
             .parse::<casemate_measurements::hash::Sha256Hash>()
             .map_err(|_| damaged(SECRET_FILE, "expected 64 hex digits".to_owned()))?;
         let (ark, ask) = (certificate(ROOT_FILE)?, certificate(ASK_FILE)?);
-        Ok(Self { ark, ask, ask_key, secret: *secret.as_bytes() })
+        Ok(Self { ark, ask, intermediate_key, secret: *secret.as_bytes() })
     }
 
     /// Writes everything into a new directory beside `dir` and renames it there.
@@ -197,7 +197,7 @@ impl Authority {
                 .map_err(|source| AuthorityError::Certificate { what: "root", source })
         };
         let key = self
-            .ask_key
+            .intermediate_key
             .to_pkcs8_pem(LineEnding::LF)
             .map_err(|error| AuthorityError::Key { what: "ASK", problem: error.to_string() })?;
         let secret = casemate_measurements::hash::Sha256Hash::from_bytes(self.secret);
@@ -254,7 +254,7 @@ impl Authority {
             ask: Some(self.ask.to_der().map_err(fail)?),
             ark: Some(self.ark.to_der().map_err(fail)?),
         };
-        Ok(Chip { key, chip_id, tcb: raw, certificates: table.encode()? })
+        Ok(Chip { key, id: chip_id, tcb: raw, certificates: table.encode()? })
     }
 
     fn chip_certificate(
@@ -287,7 +287,14 @@ impl Authority {
         extensions.push(extension("1.3.6.1.4.1.3704.1.4", chip_id.as_bytes().to_vec())?);
         let issuer = self.ask.tbs_certificate.subject.clone();
         let validity = validity(7 * YEAR)?;
-        sign(&self.ask_key, issuer, name_of("VCEK")?, public.as_bytes(), validity, extensions)
+        sign(
+            &self.intermediate_key,
+            issuer,
+            name_of("VCEK")?,
+            public.as_bytes(),
+            validity,
+            extensions,
+        )
     }
 }
 
@@ -298,14 +305,14 @@ fn public_key_failed() -> x509_cert::der::Error {
 /// SIMULATED: a chip with one TCB, ready to sign.
 pub struct Chip {
     key: SigningKey,
-    chip_id: ChipId,
+    id: ChipId,
     tcb: [u8; 8],
     certificates: Vec<u8>,
 }
 
 impl fmt::Debug for Chip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chip").field("chip_id", &self.chip_id).finish_non_exhaustive()
+        f.debug_struct("Chip").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -319,7 +326,7 @@ impl Chip {
     /// Signs a report of this chip; chip id and TCB of `fields` are replaced by its own.
     #[must_use]
     pub fn sign(&self, fields: &Unsigned) -> [u8; REPORT_LEN] {
-        let fields = Unsigned { chip_id: self.chip_id, tcb: self.tcb, ..fields.clone() };
+        let fields = Unsigned { chip_id: self.id, tcb: self.tcb, ..fields.clone() };
         let signed = fields.signed_bytes();
         let signature: Signature = self.key.sign(&signed);
         let (r, s) = signature.split_bytes();

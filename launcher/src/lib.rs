@@ -7,6 +7,7 @@
 
 pub mod argument;
 pub mod authority;
+mod channel;
 pub mod host;
 pub mod machine;
 pub mod plan;
@@ -19,6 +20,7 @@ mod start;
 pub mod state;
 mod supervise;
 mod watch;
+mod words;
 
 pub use start::{Listed, RunningVm, StartError, StopError, SupervisorCommand, list, start, stop};
 pub use supervise::{SuperviseError, supervise};

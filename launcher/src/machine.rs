@@ -220,7 +220,7 @@ pub struct Machine {
     pub memory: Memory,
     /// What the host may do to it.
     pub policy: GuestPolicy,
-    /// HOST_DATA of its reports.
+    /// `HOST_DATA` of its reports.
     pub host_data: HostData,
     /// The firmware file.
     pub firmware: PathBuf,
@@ -280,7 +280,10 @@ impl Machine {
             }
             // No silicon measures this processor: the digest has the shape's model all the same,
             // and the guest gets the most that QEMU can give.
-            Backing::Simulated(_) => (machine, KeyVal::new("max")),
+            Backing::Simulated(_) if accel == Accel::Kvm => (machine, KeyVal::new("max")),
+            // QEMU 7.2 leaves wrong flags behind CMPXCHG16B when vCPUs run in parallel, and the
+            // kernel's allocator crashes on it early in some boots. Nothing needs it.
+            Backing::Simulated(_) => (machine, KeyVal::new("max").with("cx16", "off")),
         };
         args.option("-machine", machine);
         args.option("-accel", accel);

@@ -62,9 +62,9 @@ pub enum PlanError {
         /// The shape.
         shape: Shape,
         /// What this launch would have.
-        found: LaunchDigest,
+        found: Box<LaunchDigest>,
         /// What the manifest lists.
-        expected: LaunchDigest,
+        expected: Box<LaunchDigest>,
     },
     /// The launch config is refused.
     #[error("the launch config is refused")]
@@ -208,7 +208,7 @@ pub struct LaunchPlan {
     pub machine: Machine,
     /// The launch digest that its reports must carry.
     pub digest: LaunchDigest,
-    /// The exact bytes of the launch config, which HOST_DATA hashes.
+    /// The exact bytes of the launch config, which `HOST_DATA` hashes.
     pub launch_config: String,
     /// Which QEMU.
     pub qemu: Qemu,
@@ -342,7 +342,8 @@ fn measured(
     let shape = row.shape();
     let found = manifest.law.digest(&shape);
     if found != row.measurement {
-        return Err(PlanError::Digest { shape, found, expected: row.measurement });
+        let (found, expected) = (Box::new(found), Box::new(row.measurement));
+        return Err(PlanError::Digest { shape, found, expected });
     }
     Ok((shape, found))
 }
@@ -372,9 +373,8 @@ fn ranges(numbers: &BTreeSet<u16>) -> String {
             _ => ranges.push((*number, *number)),
         }
     }
-    let text = |(start, end): &(u16, u16)| match start == end {
-        true => start.to_string(),
-        false => format!("{start}-{end}"),
+    let text = |(start, end): &(u16, u16)| {
+        if start == end { start.to_string() } else { format!("{start}-{end}") }
     };
     ranges.iter().map(text).collect::<Vec<_>>().join(", ")
 }

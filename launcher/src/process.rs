@@ -58,12 +58,12 @@ fn start_of(pid: u32) -> Option<u64> {
     parse_stat(&stat)
 }
 
-fn parse_stat(stat: &str) -> Option<u64> {
+fn parse_stat(line: &str) -> Option<u64> {
     // The second field is the program's name in parentheses and may hold anything.
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?;
+    let mut fields = line.get(line.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let is_gone = matches!(fields.next()?, "Z" | "X");
     let start = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(start)
+    (!is_gone).then_some(start)
 }
 
 /// Makes `command` start a session of its own, away from the terminal's signals.

@@ -108,3 +108,46 @@ impl Starter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+
+    #[test]
+    fn what_is_told_is_heard() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut starter = Starter::new(Some(ours));
+        let json = serde_json::json!({
+            "schema": 1, "name": "vm-1", "release": "r 1", "platform": "simulated",
+            "phase": {"phase": "running"}, "stage": 19, "accel": "tcg",
+            "forwards": [{"host": 1, "guest": 22}], "digest": "00".repeat(48),
+            "host_data": "00".repeat(32), "supervisor": {"pid": 1, "start": 2}, "qemu": null,
+            "started": 3, "reached_ms": [[1, 4000], [19, 5000]],
+        });
+        let state: VmState = serde_json::from_value(json).unwrap();
+        assert!(!starter.is_gone());
+        starter.send(Duration::from_millis(7), Event::QemuStarted { accel: Accel::Kvm });
+        starter.ready(Duration::from_secs(1), state.clone());
+        let lines = BufReader::new(theirs).lines().map(|line| line.unwrap());
+        let heard: Vec<Progress> = lines.map(|line| serde_json::from_str(&line).unwrap()).collect();
+        let state = Box::new(state);
+        assert_eq!(
+            heard,
+            [
+                Progress { at_ms: 7, event: Event::QemuStarted { accel: Accel::Kvm } },
+                Progress { at_ms: 1000, event: Event::Ready { state } },
+            ]
+        );
+    }
+
+    #[test]
+    fn who_went_away_is_missed_and_nobody_is_not() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut starter = Starter::new(Some(ours));
+        drop(theirs);
+        assert!(starter.is_gone());
+        starter.send(Duration::ZERO, Event::MakingSimulatedRoot);
+        assert!(!Starter::new(None).is_gone());
+    }
+}

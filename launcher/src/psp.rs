@@ -141,3 +141,123 @@ impl Processor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Authority;
+    use crate::machine::{Backing, HashesTable, Memory};
+    use casemate_measurements::certificates::CertificateTable;
+    use casemate_measurements::chain::{ChainError, EndorsedKey, UnixTime};
+    use casemate_measurements::hash::HostData;
+    use casemate_measurements::launch::{GuestFeatures, Shape, VcpuCount, Vmm};
+    use casemate_measurements::platform::Platform;
+    use casemate_measurements::policy::GuestPolicy;
+    use casemate_measurements::report::Report;
+    use casemate_measurements::roots::Roots;
+    use casemate_measurements::tcb::Tcb;
+    use std::os::unix::net::UnixStream;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    const TCB: Tcb = Tcb { fmc: 0, bootloader: 3, tee: 1, snp: 22, microcode: 72 };
+
+    fn machine() -> Machine {
+        Machine {
+            name: "vm-1".into(),
+            backing: Backing::Simulated(HashesTable { gpa: 0 }),
+            shape: Shape {
+                vmm: Vmm::Qemu,
+                cpu_model: "EPYC-v4".parse().unwrap(),
+                guest_features: GuestFeatures::SNP_ACTIVE,
+                vcpus: VcpuCount::new(1).unwrap(),
+            },
+            memory: Memory::from_mib(512).unwrap(),
+            policy: GuestPolicy::default(),
+            host_data: HostData::from_bytes([5; 32]),
+            firmware: PathBuf::new(),
+            kernel: PathBuf::new(),
+            initrd: PathBuf::new(),
+            cmdline: String::new(),
+            root_disk: PathBuf::new(),
+            forwards: Vec::new(),
+            extra_disks: Vec::new(),
+            consoles: Vec::new(),
+        }
+    }
+
+    fn now() -> UnixTime {
+        UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs())
+    }
+
+    fn ask(stream: &mut UnixStream, request: &[u8]) -> Response {
+        stream.write_all(request).unwrap();
+        let mut bytes = Vec::new();
+        loop {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            bytes.push(byte[0]);
+            if let Ok(Some((response, _))) = simulated::decode_response(&bytes) {
+                return response;
+            }
+        }
+    }
+
+    #[test]
+    fn reports_are_genuine_under_their_own_root_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("state/simulated");
+        let authority = Authority::open_or_make(&kept).unwrap();
+        let chip = Authority::open_or_make(&kept).unwrap().chip(TCB).unwrap();
+        let digest = LaunchDigest::from_bytes([3; 48]);
+        let processor = Processor::new(chip, &machine(), digest);
+        let (mut guest, mut host) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || processor.serve(&mut host));
+        let report_data = ReportData::from_bytes([9; 64]);
+        let response = ask(&mut guest, &simulated::encode_request(&report_data));
+        let Response::Report { report, certificates } = response else { panic!("{response:?}") };
+        assert!(matches!(ask(&mut guest, &[b'x'; REQUEST_LEN]), Response::Refused(_)));
+        drop(guest);
+        server.join().unwrap().unwrap();
+
+        let report = Report::parse(&report).unwrap();
+        assert_eq!(report.report_data(), report_data);
+        assert_eq!(report.measurement(), digest);
+        assert_eq!(report.host_data(), HostData::from_bytes([5; 32]));
+        let table = CertificateTable::parse(&certificates).unwrap();
+        let pem = fs::read(kept.join("ark.pem")).unwrap();
+        assert_eq!(pem, authority.root_pem().unwrap().into_bytes());
+        let roots = Roots::amd().unwrap().with_simulated(&pem).unwrap();
+        let verify =
+            |roots: &Roots, platform, at| EndorsedKey::verify(&table, &report, platform, roots, at);
+        let key = verify(&roots, Platform::Simulated, now()).unwrap();
+        assert_eq!(key.check_tcb(&report).unwrap(), TCB);
+        assert!(key.check_chip(&report).unwrap());
+        key.verify_report(report.clone()).unwrap();
+        let mut forged = report.as_bytes().to_vec();
+        forged[0x90] ^= 1;
+        let forged = Report::parse(&forged).unwrap();
+        assert!(matches!(key.verify_report(forged), Err(ChainError::ReportSignature { .. })));
+
+        let amd = Roots::amd().unwrap();
+        assert!(verify(&amd, Platform::Simulated, now()).is_err());
+        assert!(verify(&roots, Platform::Snp, now()).is_err());
+        let late = UnixTime(now().0 + 30 * 365 * 24 * 3600);
+        assert!(matches!(
+            verify(&roots, Platform::Simulated, late),
+            Err(ChainError::Validity { .. })
+        ));
+        keys_are_private(&kept);
+    }
+
+    fn keys_are_private(dir: &Path) {
+        use std::os::unix::fs::PermissionsExt as _;
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
+            let text = fs::read_to_string(&path).unwrap();
+            let key = text.contains("PRIVATE KEY");
+            assert_eq!(key, path.ends_with("ask.key"), "{}", path.display());
+        }
+    }
+}

@@ -217,7 +217,7 @@ mod tests {
             texts in proptest::collection::vec("[ -~]{1,40}", 0..8),
             cut in 1_usize..16,
         ) {
-            let whole: String = texts.iter().map(|text| format!("{text}\r\n")).collect();
+            let whole: String = texts.iter().flat_map(|text| [text, "\r\n"]).collect();
             let mut found = Vec::new();
             let mut lines = Lines::default();
             for chunk in whole.as_bytes().chunks(cut) {

@@ -34,7 +34,7 @@ pub enum ReleaseError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: ManifestError,
+        source: Box<ManifestError>,
     },
     /// An artifact is not a regular file.
     #[error("{} is not a regular file", path.display())]
@@ -121,8 +121,10 @@ impl Release {
             .map_err(|source| ReleaseError::Read { path: dir.to_owned(), source })?;
         let path = dir.join(manifest::FILE_NAME);
         let bytes = read(&path, manifest::MAX_LEN)?;
-        let manifest = Manifest::from_bytes(&bytes)
-            .map_err(|source| ReleaseError::Manifest { path: path.clone(), source })?;
+        let manifest = Manifest::from_bytes(&bytes).map_err(|source| ReleaseError::Manifest {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
         for (name, artifact) in &manifest.artifacts {
             check_artifact(&dir.join(name), artifact)?;
         }

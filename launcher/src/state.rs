@@ -385,7 +385,7 @@ pub struct VmState {
     pub forwards: Vec<Forward>,
     /// The launch digest that its reports must carry.
     pub digest: LaunchDigest,
-    /// HOST_DATA that its reports must carry.
+    /// `HOST_DATA` that its reports must carry.
     pub host_data: HostData,
     /// The supervisor.
     pub supervisor: ProcessId,
@@ -394,7 +394,28 @@ pub struct VmState {
     /// When it was started, in seconds since 1970.
     pub started: u64,
     /// Milliseconds from QEMU's start to each stage reached, by stage code.
+    #[serde(with = "pairs")]
     pub reached_ms: BTreeMap<u8, u64>,
+}
+
+/// A map whose keys are numbers, as a list of pairs: JSON's own keys are text.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<u8, u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<u8, u64>, D::Error> {
+        Ok(Vec::<(u8, u64)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 impl VmState {

@@ -250,7 +250,7 @@ fn execute(
             Some(measured)
         }
     };
-    let control = crate::watch::listen(&plan.paths.control_socket())?;
+    let control = crate::channel::listen(&plan.paths.control_socket())?;
     let mut broken = String::from("the plan names no accelerator");
     for (index, accel) in plan.accels.iter().copied().enumerate() {
         state.accel = accel;

@@ -1,23 +1,20 @@
 //! One run of QEMU, from its start to its end: a loop over what QEMU, the guest, who started the
 //! VM and who wants to stop it have to say.
 //!
-//! Threads only read; every decision is made in the loop. What they read passes through a
-//! bounded channel, so that a guest that floods its ports stalls itself.
+//! Every decision is made in the loop; threads only read, see [`crate::channel`].
 
-use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::Write as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_measurements::stage::Stage;
 
+use crate::channel::{self, Channel, Signal};
 use crate::host::Kvm;
 use crate::machine::Accel;
 use crate::plan::{LaunchPlan, Timeouts};
@@ -27,6 +24,7 @@ use crate::psp::Processor;
 use crate::qmp::{self, Message, QmpError};
 use crate::state::{Phase, StageCode, VmState};
 use crate::supervise::{SuperviseError, keep_kvm};
+use crate::words::Words;
 
 const TICK: Duration = Duration::from_millis(50);
 /// How often QEMU is asked whether the VM still runs.
@@ -34,8 +32,6 @@ const ASK_BOOTING: Duration = Duration::from_millis(250);
 const ASK_RUNNING: Duration = Duration::from_secs(5);
 /// How long QEMU gets to end by itself after a guest gave up or QEMU was told to quit.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
-/// How many bytes of QEMU's own words are kept, in memory, while the VM boots.
-const TAIL_LEN: usize = 8 * 1024;
 
 /// How a run ended that was no failure of the release or the guest.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,14 +46,6 @@ pub(crate) enum Outcome {
         /// How that showed.
         reason: String,
     },
-}
-
-/// What the reading threads say.
-#[derive(Debug)]
-enum Signal {
-    Stage(u8),
-    Qmp(Message),
-    QmpFailed(QmpError),
 }
 
 /// How far an order to stop is carried out.
@@ -75,44 +63,6 @@ enum StopStep {
     Kill,
 }
 
-/// Listens on a socket that only this user can reach.
-pub(crate) fn listen(path: &Path) -> Result<UnixListener, SuperviseError> {
-    let fail = |source| SuperviseError::Listen { path: path.to_owned(), source };
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(fail)?;
-    listener.set_nonblocking(true).map_err(fail)?;
-    Ok(listener)
-}
-
-/// A socket that QEMU connects to once.
-#[derive(Debug)]
-struct Channel(Option<UnixListener>);
-
-impl Channel {
-    fn new(path: &Path) -> Result<Self, SuperviseError> {
-        Ok(Self(Some(listen(path)?)))
-    }
-
-    /// The connection, once; nobody else can connect after it.
-    fn accept(&mut self, path: &Path) -> Option<UnixStream> {
-        let (stream, _) = self.0.as_ref()?.accept().ok()?;
-        self.0 = None;
-        let _ = fs::remove_file(path);
-        stream.set_nonblocking(false).ok()?;
-        Some(stream)
-    }
-}
-
-/// The end of what QEMU wrote, for its own error messages alone.
-#[derive(Debug, Default)]
-struct Tail {
-    bytes: VecDeque<u8>,
-    closed: bool,
-}
-
 /// One run of QEMU.
 pub(crate) struct Watch<'a> {
     plan: &'a LaunchPlan,
@@ -124,7 +74,7 @@ pub(crate) struct Watch<'a> {
     child: Child,
     started: Instant,
     phase_started: Instant,
-    tail: Arc<Mutex<Tail>>,
+    words: Words,
     signals: Receiver<Signal>,
     sender: SyncSender<Signal>,
     stage_channel: Channel,
@@ -167,21 +117,20 @@ impl<'a> Watch<'a> {
         let qmp_channel = Channel::new(&paths.qmp_socket())?;
         let psp_channel = match processor {
             Some(_) => Channel::new(&paths.psp_socket())?,
-            None => Channel(None),
+            None => Channel::none(),
         };
         let path = &plan.qemu.path;
         let mut command = Command::new(path);
         command.args(plan.arguments(accel).as_slice()).env_clear();
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         process::tied_to_this_thread(&mut command);
-        let started = Instant::now();
+        let begun = Instant::now();
         let mut child = command
             .spawn()
             .map_err(|source| SuperviseError::Spawn { path: path.clone(), source })?;
-        let tail = Arc::new(Mutex::new(Tail::default()));
+        let words = Words::default();
         if let Some(stderr) = child.stderr.take() {
-            let tail = Arc::clone(&tail);
-            thread::spawn(move || keep_tail(stderr, &tail));
+            words.listen(stderr);
         }
         state.qemu = Some(ProcessId::of(child.id()));
         state.stage = None;
@@ -196,9 +145,9 @@ impl<'a> Watch<'a> {
             accel,
             timeouts: plan.timeouts.unwrap_or(Timeouts::for_accel(accel)),
             child,
-            started,
-            phase_started: started,
-            tail,
+            started: begun,
+            phase_started: begun,
+            words,
             signals,
             sender,
             stage_channel,
@@ -206,7 +155,7 @@ impl<'a> Watch<'a> {
             psp_channel,
             processor,
             qmp: None,
-            asked: started,
+            asked: begun,
             shutdown: None,
             gave_up: None,
             stopping: None,
@@ -250,7 +199,7 @@ impl<'a> Watch<'a> {
         let paths = &self.plan.paths;
         if let Some(stream) = self.stage_channel.accept(&paths.stage_socket()) {
             let sender = self.sender.clone();
-            thread::spawn(move || read_stages(stream, &sender));
+            thread::spawn(move || channel::read_stages(stream, &sender));
         }
         if let Some(mut stream) = self.psp_channel.accept(&paths.psp_socket())
             && let Some(processor) = self.processor.take()
@@ -262,7 +211,7 @@ impl<'a> Watch<'a> {
             let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
             if let Ok(mut reader) = stream.try_clone() {
                 let sender = self.sender.clone();
-                thread::spawn(move || read_qmp(&mut reader, &sender));
+                thread::spawn(move || channel::read_qmp(&mut reader, &sender));
             }
             self.qmp = Some(stream);
         }
@@ -324,7 +273,7 @@ impl<'a> Watch<'a> {
         }
         if self.is_up() {
             self.starter.ready(at, self.state.clone());
-            self.tail.lock().unwrap_or_else(PoisonError::into_inner).close();
+            self.words.tail().close();
         }
         Ok(())
     }
@@ -368,17 +317,14 @@ impl<'a> Watch<'a> {
     /// Takes an order to stop.
     fn order(&mut self) {
         let Ok((stream, _)) = self.control.accept() else { return };
-        let Some(timeout) = read_order(&stream) else { return };
+        let Some(timeout) = channel::read_order(&stream) else { return };
         let step = if self.is_up() { StopStep::Powerdown } else { StopStep::Quit };
-        let until = match step {
-            StopStep::Powerdown => {
-                self.tell("system_powerdown");
-                Instant::now() + timeout
-            }
-            _ => {
-                self.tell("quit");
-                Instant::now() + GRACE.min(timeout)
-            }
+        let until = if step == StopStep::Powerdown {
+            self.tell("system_powerdown");
+            Instant::now() + timeout
+        } else {
+            self.tell("quit");
+            Instant::now() + GRACE.min(timeout)
         };
         self.stopping = Some(Stopping { order: Some(stream), step, until });
     }
@@ -425,7 +371,7 @@ impl<'a> Watch<'a> {
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.signals.recv_timeout(left.min(TICK)) {
                 Ok(signal) => drop(self.take(signal)?),
-                Err(_) if self.tail.lock().unwrap_or_else(PoisonError::into_inner).closed => break,
+                Err(_) if self.words.tail().closed => break,
                 Err(_) => {}
             }
         }
@@ -440,10 +386,10 @@ impl<'a> Watch<'a> {
             if let Some(order) = &mut stopping.order {
                 let _ = writeln!(order, "{how}");
             }
-            return match up {
-                true => Ok(Outcome::Ended { reason: how.to_owned() }),
-                false => Err(SuperviseError::StoppedEarly { stage }),
-            };
+            if up {
+                return Ok(Outcome::Ended { reason: how.to_owned() });
+            }
+            return Err(SuperviseError::StoppedEarly { stage });
         }
         let how = describe(status);
         if self.is_up() {
@@ -457,7 +403,7 @@ impl<'a> Watch<'a> {
             return Err(SuperviseError::GuestEnded { reason, stage });
         }
         let (said, kvm) = {
-            let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let tail = self.words.tail();
             (tail.own_words(), tail.blames_kvm())
         };
         if self.accel == Accel::Kvm && stage.is_none() && kvm {
@@ -472,114 +418,5 @@ fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "unknown status".to_owned(),
-    }
-}
-
-impl Tail {
-    fn push(&mut self, bytes: &[u8]) {
-        if self.closed {
-            return;
-        }
-        self.bytes.extend(bytes);
-        let excess = self.bytes.len().saturating_sub(TAIL_LEN);
-        self.bytes.drain(..excess);
-    }
-
-    /// Forgets what there is and keeps nothing more.
-    fn close(&mut self) {
-        self.closed = true;
-        self.bytes = VecDeque::new();
-    }
-
-    fn text(&self) -> String {
-        let (front, back) = self.bytes.as_slices();
-        String::from_utf8_lossy(&[front, back].concat()).into_owned()
-    }
-
-    /// QEMU's own errors: what starts with its name. Register dumps and the like are left out.
-    fn own_words(&self) -> String {
-        let text = self.text();
-        let lines =
-            text.lines().filter(|line| line.starts_with("qemu") && !line.contains("warning:"));
-        let lines: Vec<String> = lines
-            .map(|line| line.chars().filter(|c| !c.is_control()).take(300).collect())
-            .collect();
-        let last = lines.len().saturating_sub(4);
-        lines[last..].iter().map(|line| format!(": {line}")).collect()
-    }
-
-    fn blames_kvm(&self) -> bool {
-        let text = self.text().to_ascii_lowercase();
-        text.contains("kvm") || text.contains("failed to set msr")
-    }
-}
-
-fn keep_tail(mut stderr: impl Read, tail: &Mutex<Tail>) {
-    let mut buffer = [0; 1024];
-    while let Ok(len @ 1..) = stderr.read(&mut buffer) {
-        tail.lock().unwrap_or_else(PoisonError::into_inner).push(&buffer[..len]);
-    }
-}
-
-fn read_stages(mut stream: UnixStream, sender: &SyncSender<Signal>) {
-    let mut buffer = [0; 16];
-    while let Ok(len @ 1..) = stream.read(&mut buffer) {
-        for code in &buffer[..len] {
-            if sender.send(Signal::Stage(*code)).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-fn read_qmp(reader: &mut UnixStream, sender: &SyncSender<Signal>) {
-    let result = qmp::read_all(reader, |message| drop(sender.send(Signal::Qmp(message))));
-    if let Err(error) = result {
-        let _ = sender.send(Signal::QmpFailed(error));
-    }
-}
-
-/// Reads an order: how many milliseconds the guest gets to power off.
-fn read_order(stream: &UnixStream) -> Option<Duration> {
-    stream.set_nonblocking(false).ok()?;
-    stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
-    let mut line = String::new();
-    BufReader::new(stream.take(64)).read_line(&mut line).ok()?;
-    let millis = line.trim().strip_prefix("stop ")?.parse().ok()?;
-    Some(Duration::from_millis(millis))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_qemus_own_words_are_repeated() {
-        let mut tail = Tail::default();
-        tail.push(
-            b"qemu-system-x86_64: warning: x\nKVM internal error. Suberror: 1\nRAX=1 RBX=2\n",
-        );
-        tail.push(b"qemu-system-x86_64: Could not set up host forwarding rule\n");
-        assert_eq!(tail.own_words(), ": qemu-system-x86_64: Could not set up host forwarding rule");
-        assert!(tail.blames_kvm());
-        tail.push(&[b'x'; 3 * TAIL_LEN]);
-        assert_eq!(tail.text().len(), TAIL_LEN);
-        tail.close();
-        tail.push(b"qemu: late\n");
-        assert_eq!(tail.text(), "");
-    }
-
-    #[test]
-    fn orders() {
-        let order = |text: &str| {
-            let (mut ours, theirs) = UnixStream::pair().unwrap();
-            ours.write_all(text.as_bytes()).unwrap();
-            drop(ours);
-            read_order(&theirs)
-        };
-        assert_eq!(order("stop 1500\n"), Some(Duration::from_millis(1500)));
-        for text in ["", "stop\n", "stop x\n", "quit\n", "stop -1\n"] {
-            assert_eq!(order(text), None, "{text}");
-        }
     }
 }

@@ -1,0 +1,10 @@
+//! Tests of the launcher from outside: releases, plans, and VMs under a real QEMU.
+
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
+
+mod boot;
+mod fixture;
+mod guest;
+mod plan;
+mod release;
+mod state;

@@ -1,0 +1,157 @@
+//! Plans: golden files of QEMU's arguments for both platforms, and what is refused before
+//! anything is started. `CASEMATE_BLESS=1` rewrites the golden files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use casemate_launcher::host::{HostFacts, QemuVersion};
+use casemate_launcher::machine::{Console, ExtraDisk};
+use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, PlanError};
+use casemate_launcher::release::Release;
+use casemate_launcher::state::VmPaths;
+use casemate_measurements::launch::VcpuCount;
+use casemate_measurements::launch_config::LaunchConfig;
+use casemate_measurements::platform::Platform;
+
+use crate::fixture::{Contents, folder, plain_host, request, snp_host};
+
+fn plan_in(
+    dir: &Path,
+    request: &LaunchRequest,
+    host: &HostFacts,
+    built_for: Platform,
+) -> Result<LaunchPlan, PlanError> {
+    Contents::unbootable(built_for).write(dir);
+    let release = Release::open(dir).unwrap();
+    let paths = VmPaths::new("/run/casemate/vms/vm-1".into()).unwrap();
+    LaunchPlan::new(&release, request, host, &paths)
+}
+
+fn golden(name: &str, plan: &LaunchPlan, dir: &Path) {
+    let found = plan.to_string().replace(dir.to_str().unwrap(), "/release");
+    let path = folder("golden").join(name);
+    if std::env::var_os("CASEMATE_BLESS").is_some() {
+        fs::write(&path, &found).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap();
+    assert_eq!(found, expected, "{}", path.display());
+}
+
+#[test]
+fn an_snp_launch() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(Platform::Snp, "vm-1");
+    let plan = plan_in(dir.path(), &request, &snp_host(), Platform::Snp).unwrap();
+    golden("snp.txt", &plan, dir.path());
+}
+
+#[test]
+fn a_simulated_launch() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(Platform::Simulated, "vm-1");
+    let plan = plan_in(dir.path(), &request, &plain_host(), Platform::Simulated).unwrap();
+    golden("simulated.txt", &plan, dir.path());
+}
+
+#[test]
+fn newer_qemu_is_not_told_the_kernel_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(Platform::Simulated, "vm-1");
+    let plan = plan_in(dir.path(), &request, &snp_host(), Platform::Simulated).unwrap();
+    assert!(!plan.to_string().contains("etc/boot/kernel"), "{plan}");
+}
+
+#[test]
+fn the_shape_is_the_one_source() {
+    let dir = tempfile::tempdir().unwrap();
+    for (vcpus, model) in [(1, "EPYC-v4"), (4, "EPYC-Genoa")] {
+        let request = LaunchRequest {
+            vcpus: VcpuCount::new(vcpus).unwrap(),
+            cpu_model: Some(model.parse().unwrap()),
+            ..request(Platform::Snp, "vm-1")
+        };
+        let plan = plan_in(dir.path(), &request, &snp_host(), Platform::Snp).unwrap();
+        let args = plan.arguments(plan.accels[0]);
+        let after = |option: &str| {
+            let at = args.as_slice().iter().position(|argument| argument == option).unwrap();
+            args.as_slice()[at + 1].clone()
+        };
+        assert_eq!(after("-smp"), format!("cpus={vcpus},maxcpus={vcpus}"));
+        assert_eq!(after("-cpu"), format!("{model},host-phys-bits=on"));
+        let release = Release::open(dir.path()).unwrap();
+        assert_eq!(release.manifest().law.digest(&plan.machine.shape), plan.digest);
+    }
+}
+
+#[test]
+fn host_data_is_of_the_launch_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = request(Platform::Simulated, "vm-1");
+    let plan = plan_in(dir.path(), &first, &plain_host(), Platform::Simulated).unwrap();
+    let config = LaunchConfig::from_bytes(plan.launch_config.as_bytes()).unwrap();
+    assert_eq!(config.ssh_authorized_keys, first.ssh_keys);
+    let second = LaunchRequest { ssh_keys: Vec::new(), ..first };
+    let other = plan_in(dir.path(), &second, &plain_host(), Platform::Simulated).unwrap();
+    assert_ne!(other.machine.host_data, plan.machine.host_data);
+    assert_eq!(other.digest, plan.digest, "what varies per VM must not change the digest");
+}
+
+#[test]
+fn a_comma_in_a_path_stays_in_the_path() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("a,b=c,server=on");
+    let evil = PathBuf::from("/x,readonly=off");
+    let request = LaunchRequest {
+        consoles: vec![Console::IsaSerial { path: evil.clone() }],
+        extra_disks: vec![ExtraDisk { path: evil, serial: "s,bootindex=1".into() }],
+        ..request(Platform::Simulated, "vm-1")
+    };
+    let plan = plan_in(&dir, &request, &plain_host(), Platform::Simulated).unwrap();
+    let args = plan.arguments(plan.accels[0]);
+    for argument in args.as_slice().iter().filter(|argument| argument.contains(',')) {
+        let json: Result<serde_json::Value, _> = serde_json::from_str(argument);
+        // Whole values of -bios, -kernel and the like are no lists.
+        if json.is_ok() || Path::new(argument).is_absolute() {
+            continue;
+        }
+        // In what QEMU splits, each of our commas is doubled.
+        let single = argument.replace(",,", "");
+        for part in ["b=c", "server=on", "readonly=off", "bootindex"] {
+            assert!(!single.split(',').any(|piece| piece.starts_with(part)), "{argument}");
+        }
+    }
+}
+
+#[test]
+fn what_no_verifier_would_accept_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = request(Platform::Snp, "vm-1");
+    let more = LaunchRequest { vcpus: VcpuCount::new(3).unwrap(), ..base.clone() };
+    let error = plan_in(dir.path(), &more, &snp_host(), Platform::Snp).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("EPYC-v4 on qemu with 1-2, 4 vCPUs"), "{text}");
+    let model = LaunchRequest { cpu_model: Some("EPYC-Milan".parse().unwrap()), ..base.clone() };
+    let error = plan_in(dir.path(), &model, &snp_host(), Platform::Snp).unwrap_err();
+    assert!(matches!(error, PlanError::Unlisted { .. }), "{error}");
+    let error = plan_in(dir.path(), &base, &snp_host(), Platform::Simulated).unwrap_err();
+    assert!(matches!(error, PlanError::Platform { .. }), "{error}");
+}
+
+#[test]
+fn what_the_host_cannot_do_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let snp = request(Platform::Snp, "vm-1");
+    let plan = |request: &LaunchRequest, host: &HostFacts| {
+        plan_in(dir.path(), request, host, request.platform).unwrap_err()
+    };
+    assert!(matches!(plan(&snp, &plain_host()), PlanError::NoSnp { .. }));
+    let tcg = LaunchRequest { accel: AccelChoice::Tcg, ..snp.clone() };
+    assert!(matches!(plan(&tcg, &snp_host()), PlanError::SnpOnTcg));
+    let mut old = snp_host();
+    old.qemu.version = QemuVersion { major: 9, minor: 0 };
+    assert!(matches!(plan(&snp, &old), PlanError::OldQemu { .. }));
+    let ports = LaunchRequest { evidence_port: snp.ssh_port, ..snp.clone() };
+    assert!(matches!(plan(&ports, &snp_host()), PlanError::PortTwice { port: 2222 }));
+    let keys = LaunchRequest { ssh_keys: vec!["command=\"x\" ssh-ed25519 AAAA".into()], ..snp };
+    assert!(matches!(plan(&keys, &snp_host()), PlanError::Config(_)));
+}
