@@ -17,8 +17,9 @@ use crate::merge::{Tree, write_tar};
 use crate::namespace::{NamespaceError, Program};
 use crate::verity::{BLOCK_SIZE, hash_tree, salt_of};
 
-/// lz4 in clusters of 64 KiB: the figures are in docs/performance.md.
-const COMPRESSION: [&str; 2] = ["-zlz4hc,9", "-C65536"];
+/// lz4 in clusters of 64 KiB. Of cpu-sandbox's 204 MB it leaves 115 in 0.4 s of CPU; lz4hc,9
+/// leaves 98 in 5.6 s, zstd,3 leaves 85 in 11.4 s.
+const COMPRESSION: [&str; 2] = ["-zlz4", "-C65536"];
 /// The number of workers is fixed, in case it decides how a file is cut.
 const WORKERS: &str = "--workers=2";
 
