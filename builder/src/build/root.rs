@@ -79,6 +79,7 @@ pub(super) fn root_tree(
     sources.overlay.apply(&mut tree)?;
     accounts.check_sysusers(&tree)?;
     accounts.write(&mut tree, recipe.epoch)?;
+    steps::make_homes(&mut tree, &recipe.users)?;
     steps::machine_id(&mut tree)?;
     steps::enable_units(&mut tree, &recipe.units)?;
     steps::fix_files(&mut tree, &recipe.files, &accounts)?;

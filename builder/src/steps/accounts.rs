@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::StepError;
-use crate::merge::{Kind, Tree};
+use crate::merge::{Kind, Node, Owner, Tree};
 use crate::recipe::{Group, User};
 
 const MASTER_PASSWD: &str = "usr/share/base-passwd/passwd.master";
@@ -228,6 +228,26 @@ pub fn check_owners(tree: &Tree, accounts: &Accounts) -> Result<(), StepError> {
         let (uid, gid) = (owner.uid.to_string(), owner.gid.to_string());
         accounts.check_id(path, "user", &owner.user, &uid, accounts.uid(&owner.user))?;
         accounts.check_id(path, "group", &owner.group, &gid, accounts.gid(&owner.group))?;
+    }
+    Ok(())
+}
+
+/// Makes the homes of the recipe's users that lie below `/home`: what a writable file system is
+/// mounted on. The others, such as a service's below `/run`, are made while the guest runs.
+///
+/// # Errors
+/// When something else than a directory is there.
+pub fn make_homes(tree: &mut Tree, users: &[User]) -> Result<(), StepError> {
+    for user in users {
+        let path = user.home.as_str().trim_start_matches('/').to_owned();
+        if !path.starts_with("home/") || tree.get(&path).is_some() {
+            continue;
+        }
+        let name: std::sync::Arc<str> = user.name.as_str().into();
+        let owner = Owner { uid: user.uid, gid: user.gid, user: name.clone(), group: name };
+        let node =
+            Node { kind: Kind::Directory, mode: 0o700, owner: owner.into(), source: None };
+        tree.put(&path, node)?;
     }
     Ok(())
 }

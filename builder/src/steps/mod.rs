@@ -18,7 +18,7 @@ use crate::initrd::modules::ModuleError;
 use crate::merge::MergeError;
 use crate::namespace::NamespaceError;
 
-pub use accounts::{Accounts, check_owners};
+pub use accounts::{Accounts, check_owners, make_homes};
 pub use derived::{Durability, derived};
 pub use drop::drop_paths;
 pub use kernel::{Kernel, depmod, kernel};
