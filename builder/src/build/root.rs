@@ -129,6 +129,8 @@ pub(super) fn initrd(
     let bytes = program(sources, compiled, &sources.recipe.programs.init)?;
     archive.add("init", Node::File { mode: 0o755, bytes })?;
     archive.add("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
+    // Without a console the kernel starts init with no open files, and Rust's runtime opens this.
+    archive.add("dev/null", Node::CharDevice { mode: 0o666, major: 1, minor: 3 })?;
     for dir in ["proc", "sys"] {
         archive.add(dir, Node::Directory)?;
     }
