@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod build;
 pub mod deb;
+pub mod diff;
 pub mod erofs;
 pub mod fetch;
 pub mod initrd;

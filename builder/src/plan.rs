@@ -2,7 +2,7 @@
 //!
 //! For people who want to see it first (`--plan`), and for the build, which executes it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::manifest::Inputs;
@@ -92,7 +92,7 @@ fn planned(lock: &Lock, closure: Closure) -> PlannedClosure {
     let mut packages = Vec::new();
     let mut bytes = 0;
     for package in lock.closure(closure) {
-        hashes.push_str(&format!("{}\n", package.sha256));
+        let _ = writeln!(hashes, "{}", package.sha256);
         packages.push(package.to_string());
         bytes += package.size;
     }

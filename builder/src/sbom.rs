@@ -1,7 +1,8 @@
 //! The bill of materials: which packages and crates the release's files are made of, as
-//! CycloneDX 1.6 JSON. It has no time and no random number, so it is as reproducible as they are.
+//! `CycloneDX` 1.6 JSON. It has no time and no random number, so it is as reproducible as they are.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use casemate_measurements::canonical::{self, CanonicalError};
 use casemate_measurements::hash::Sha256Hash;
@@ -105,7 +106,7 @@ fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b".-_~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded

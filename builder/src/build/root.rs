@@ -1,6 +1,7 @@
 //! What goes into the root file system and the initrd.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use casemate_measurements::hash::Sha256Hash;
@@ -9,7 +10,7 @@ use super::tools::merged;
 use super::{BuildError, BuildOptions, Sources};
 use crate::initrd::cpio::{Archive, Node};
 use crate::lock::{Closure, LockedPackage};
-use crate::merge::{MergeError, Tree};
+use crate::merge::Tree;
 use crate::progress::Progress;
 use crate::recipe::{CrateName, GuestPath};
 use crate::sbom::{Licences, licences_of};
@@ -64,7 +65,7 @@ pub(super) fn root_tree(
 ) -> Result<(Tree, Licences), BuildError> {
     let recipe = &sources.recipe;
     let mut tree = parts.guest.clone();
-    let licences = licences(&tree, &parts.kernel_packages, sources)?;
+    let licences = licences(&tree, &parts.kernel_packages, sources);
     let accounts = Accounts::new(&tree, &recipe.users, &recipe.groups)?;
     for pattern in steps::drop_paths(&mut tree, &recipe.guest.drop, &recipe.guest.keep) {
         progress.warn(&format!("[guest] drop: the pattern {pattern:?} matches nothing"));
@@ -87,7 +88,7 @@ pub(super) fn root_tree(
     Ok((tree, licences))
 }
 
-fn licences(guest: &Tree, kernel: &Tree, sources: &Sources) -> Result<Licences, MergeError> {
+fn licences(guest: &Tree, kernel: &Tree, sources: &Sources) -> Licences {
     let mut licences = Licences::new();
     let names: BTreeSet<&str> = sources.lock.packages().iter().map(|p| p.name.as_str()).collect();
     for tree in [guest, kernel] {
@@ -101,7 +102,7 @@ fn licences(guest: &Tree, kernel: &Tree, sources: &Sources) -> Result<Licences, 
             }
         }
     }
-    Ok(licences)
+    licences
 }
 
 /// The bytes of one of our programs.
@@ -137,7 +138,7 @@ pub(super) fn initrd(
     let mut order = String::new();
     for module in &parts.kernel.initrd {
         let path = format!("lib/modules/{}.ko", module.name);
-        order.push_str(&format!("/{path}\n"));
+        let _ = writeln!(order, "/{path}");
         archive.add(&path, Node::File { mode: 0o644, bytes: module.bytes.clone() })?;
     }
     archive.add("modules.order", Node::File { mode: 0o644, bytes: order.into_bytes() })?;

@@ -93,15 +93,14 @@ pub fn write_tar(tree: &Tree, mtime: u64, out: impl Write) -> io::Result<()> {
             Kind::Symlink(target) => {
                 builder.append_link(&mut make(tar::EntryType::Symlink, 0), path, target)?;
             }
-            Kind::File(content) => match linked(&mut shared, path, node) {
-                Some(earlier) => {
+            Kind::File(content) => {
+                if let Some(earlier) = linked(&mut shared, path, node) {
                     builder.append_link(&mut make(tar::EntryType::Link, 0), path, earlier)?;
-                }
-                None => {
+                } else {
                     let mut header = make(tar::EntryType::Regular, content.size());
                     builder.append_data(&mut header, path, tree.reader(content))?;
                 }
-            },
+            }
         }
     }
     builder.into_inner()?.flush()

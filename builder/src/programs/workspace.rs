@@ -1,6 +1,7 @@
 //! The part of a Cargo workspace that one of its packages is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
@@ -36,7 +37,7 @@ impl Workspace {
         let crates = crates_of(&lock_text, Some(package)).map_err(invalid)?;
         let lock: Table = toml::from_str(&lock_text).map_err(|e| invalid(e.to_string()))?;
 
-        let members = members(root, &manifest)?;
+        let members = members(root, &manifest);
         let needed = local_closure(&lock, package);
         let mut files = BTreeMap::new();
         let mut dirs = Vec::new();
@@ -56,7 +57,7 @@ impl Workspace {
             dirs.push(dir.clone());
         }
         let lock = reduce_lock(lock, &needed, &crates);
-        files.insert("Cargo.toml".into(), reduce_root(manifest, &dirs, &inherited).into_bytes());
+        files.insert("Cargo.toml".into(), reduce_root(&manifest, &dirs, &inherited).into_bytes());
         files.insert("Cargo.lock".into(), lock.into_bytes());
         let own = members.get(package).map(|(dir, _)| dir.as_str()).unwrap_or_default();
         let binaries = binaries(&files, own);
@@ -86,7 +87,7 @@ impl Workspace {
     pub fn digest(&self) -> Sha256Hash {
         let mut text = String::from("casemate-sources-v1\n");
         for (path, bytes) in &self.files {
-            text.push_str(&format!("{} {path}\n", Sha256Hash::of(bytes)));
+            let _ = writeln!(text, "{} {path}", Sha256Hash::of(bytes));
         }
         Sha256Hash::of(text.as_bytes())
     }
@@ -129,10 +130,7 @@ fn table(path: &Path) -> Result<Table, ProgramError> {
 }
 
 /// The members by package name: directory and manifest.
-fn members(
-    root: &Path,
-    manifest: &Table,
-) -> Result<BTreeMap<String, (String, Table)>, ProgramError> {
+fn members(root: &Path, manifest: &Table) -> BTreeMap<String, (String, Table)> {
     let listed = manifest.get("workspace").and_then(|w| w.get("members")).and_then(Value::as_array);
     let mut members = BTreeMap::new();
     for dir in listed.into_iter().flatten().filter_map(Value::as_str) {
@@ -143,7 +141,7 @@ fn members(
             members.insert(name.to_owned(), (dir.to_owned(), table));
         }
     }
-    Ok(members)
+    members
 }
 
 fn packages(lock: &Table) -> impl Iterator<Item = &Table> {
@@ -202,7 +200,7 @@ fn reduce_member(manifest: &Table) -> String {
 }
 
 /// The root's manifest with only the needed members and inherited dependencies, no profile.
-fn reduce_root(manifest: Table, dirs: &[String], inherited: &BTreeSet<String>) -> String {
+fn reduce_root(manifest: &Table, dirs: &[String], inherited: &BTreeSet<String>) -> String {
     let mut reduced = Table::new();
     if let Some(Value::Table(mut workspace)) = manifest.get("workspace").cloned() {
         let members = dirs.iter().cloned().map(Value::String).collect();
@@ -243,7 +241,7 @@ fn collect(
         let found = found.map_err(wrap)?;
         let name = found.file_name().to_string_lossy().into_owned();
         // Editors' leftovers are no sources.
-        if name.starts_with('.') || name.ends_with('~') || name.ends_with(".orig") {
+        if name.starts_with('.') || name.ends_with('~') {
             continue;
         }
         let path = format!("{prefix}/{name}");

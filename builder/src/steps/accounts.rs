@@ -149,18 +149,17 @@ impl Accounts {
         let id = rest.first().copied().unwrap_or("-");
         let (uid, gid) = id.split_once(':').unwrap_or((id, id));
         match kind.trim_end_matches(['!', '+']) {
-            "u" => self.check_id(file, "user", name, uid, self.uid(name)),
-            "g" => self.check_id(file, "group", name, gid, self.gid(name)),
+            "u" => Self::check_id(file, "user", name, uid, self.uid(name)),
+            "g" => Self::check_id(file, "group", name, gid, self.gid(name)),
             "m" => {
-                self.check_id(file, "user", name, "-", self.uid(name))?;
-                self.check_id(file, "group", id, "-", self.gid(id))
+                Self::check_id(file, "user", name, "-", self.uid(name))?;
+                Self::check_id(file, "group", id, "-", self.gid(id))
             }
             _ => Ok(()),
         }
     }
 
     fn check_id(
-        &self,
         file: &str,
         kind: &'static str,
         name: &str,
@@ -226,8 +225,8 @@ pub fn check_owners(tree: &Tree, accounts: &Accounts) -> Result<(), StepError> {
     for (path, node) in tree.nodes() {
         let owner = &node.owner;
         let (uid, gid) = (owner.uid.to_string(), owner.gid.to_string());
-        accounts.check_id(path, "user", &owner.user, &uid, accounts.uid(&owner.user))?;
-        accounts.check_id(path, "group", &owner.group, &gid, accounts.gid(&owner.group))?;
+        Accounts::check_id(path, "user", &owner.user, &uid, accounts.uid(&owner.user))?;
+        Accounts::check_id(path, "group", &owner.group, &gid, accounts.gid(&owner.group))?;
     }
     Ok(())
 }
@@ -245,8 +244,7 @@ pub fn make_homes(tree: &mut Tree, users: &[User]) -> Result<(), StepError> {
         }
         let name: std::sync::Arc<str> = user.name.as_str().into();
         let owner = Owner { uid: user.uid, gid: user.gid, user: name.clone(), group: name };
-        let node =
-            Node { kind: Kind::Directory, mode: 0o700, owner: owner.into(), source: None };
+        let node = Node { kind: Kind::Directory, mode: 0o700, owner: owner.into(), source: None };
         tree.put(&path, node)?;
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The kernel and the modules of it that an image takes over.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
@@ -79,7 +80,7 @@ pub fn depmod(
     let inputs = INPUTS.iter().map(|name| format!("{base}/{name}"));
     for path in kernel.root.iter().cloned().chain(inputs) {
         let bytes = packages.read(&path, "depmod reads it")?;
-        key.push_str(&format!("{} {path}\n", Sha256Hash::of(&bytes)));
+        let _ = writeln!(key, "{} {path}", Sha256Hash::of(&bytes));
         staged.push((path, bytes));
     }
     let key = Sha256Hash::of(key.as_bytes());

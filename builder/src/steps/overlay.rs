@@ -1,5 +1,6 @@
 //! The recipe's own files, copied over the packages' last.
 
+use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -78,7 +79,7 @@ impl Overlay {
                     format!("file {executable} {}", Sha256Hash::of(bytes))
                 }
             };
-            text.push_str(&format!("{} {line}\n", Sha256Hash::of(path.as_bytes())));
+            let _ = writeln!(text, "{} {line}", Sha256Hash::of(path.as_bytes()));
         }
         Sha256Hash::of(text.as_bytes())
     }

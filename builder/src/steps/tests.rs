@@ -286,10 +286,10 @@ fn derived_things_appear_whole_or_not_at_all() {
         std::fs::write(out.join("whole"), "x").unwrap();
         Ok(())
     };
-    let made = derived(&cache, "steps", &key, Durability::Synced, make).unwrap();
-    assert!(made.join("whole").exists() && !made.join("half").exists());
+    let place = derived(&cache, "steps", &key, Durability::Synced, make).unwrap();
+    assert!(place.join("whole").exists() && !place.join("half").exists());
     let again =
         derived::<StepError>(&cache, "steps", &key, Durability::Synced, |_| panic!("made twice"))
             .unwrap();
-    assert_eq!(again, made);
+    assert_eq!(again, place);
 }

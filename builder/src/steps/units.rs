@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::StepError;
 use crate::merge::{Kind, Tree};
-use crate::recipe::Units;
+use crate::recipe::{UnitName, Units};
 
 const ETC: &str = "etc/systemd/system";
 const LIB: &str = "usr/lib/systemd/system";
@@ -27,7 +27,7 @@ struct Install {
 /// # Errors
 /// When a unit to enable is not there or has no `[Install]` section.
 pub fn enable_units(tree: &mut Tree, units: &Units) -> Result<(), StepError> {
-    let masked: BTreeSet<&str> = units.mask.iter().map(|unit| unit.as_str()).collect();
+    let masked: BTreeSet<&str> = units.mask.iter().map(UnitName::as_str).collect();
     let mut done = BTreeSet::new();
     for unit in &units.enable {
         enable(tree, unit.as_str(), &masked, &mut done)?;
