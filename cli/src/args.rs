@@ -289,7 +289,19 @@ mod tests {
     fn memory_is_whole_and_bounded() {
         assert_eq!(memory("2G"), Ok(Mebibytes(2048)));
         assert_eq!(memory("512M"), Ok(Mebibytes(512)));
-        for wrong in ["", "G", "2", "2g", "-2G", "+2G", "1.5G", "255M", "16385G", "99999999999999999999G", "2é"] {
+        for wrong in [
+            "",
+            "G",
+            "2",
+            "2g",
+            "-2G",
+            "+2G",
+            "1.5G",
+            "255M",
+            "16385G",
+            "99999999999999999999G",
+            "2é",
+        ] {
             assert!(memory(wrong).is_err(), "{wrong}");
         }
     }

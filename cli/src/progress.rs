@@ -32,7 +32,9 @@ impl Progress for Bars {
                 "{prefix:>12} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg}",
             ),
             Total::Items(n) => (ProgressBar::new(n), "{prefix:>12} {bar:30} {pos}/{len} {msg}"),
-            Total::Unknown => (ProgressBar::new_spinner(), "{prefix:>12} {spinner} {elapsed} {msg}"),
+            Total::Unknown => {
+                (ProgressBar::new_spinner(), "{prefix:>12} {spinner} {elapsed} {msg}")
+            }
         };
         let bar = self.bars.add(bar);
         if let Ok(style) = ProgressStyle::with_template(template) {

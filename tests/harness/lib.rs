@@ -1,1 +1,106 @@
-//! harness
+//! What the end-to-end tests share: the binary under test, one built release, VMs that end with
+//! their test.
+//!
+//! Nothing here decides whether a test passes. A requirement that is missing is printed and the
+//! test skipped, unless `CASEMATE_REQUIRE` names it: then it fails.
+#![expect(clippy::print_stderr, clippy::panic, reason = "a harness talks to who runs the tests")]
+#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a harness fails by panicking")]
+
+mod vm;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+pub use vm::{Host, Seen, Vm, free_port};
+
+/// The workspace.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The binary under test: `CASEMATE_BIN`, else the one beside the test's own.
+#[must_use]
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CASEMATE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap();
+    let path = folder.join("casemate");
+    assert!(path.is_file(), "{} is missing: run `cargo build` first", path.display());
+    path
+}
+
+/// Where tests put what they build; kept between runs, below the target directory.
+#[must_use]
+pub fn scratch() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap().join("casemate-tests");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// The binary with arguments.
+#[must_use]
+pub fn casemate<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments);
+    command
+}
+
+/// Runs to the end and returns what was said; panics when the exit code is another.
+#[must_use]
+pub fn expect_code(code: i32, command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{command:?}\nstdout: {}\nstderr: {}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output
+}
+
+/// Skips a test that needs `what`, with the reason; fails where `CASEMATE_REQUIRE` names it.
+pub fn skip(what: &str, reason: &str) {
+    let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == what), "{what} is required: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
+/// The recipe that the tests build.
+#[must_use]
+pub fn recipe() -> PathBuf {
+    workspace().join("images/cpu-sandbox")
+}
+
+/// images/cpu-sandbox, built once per test program for the simulated platform.
+pub fn release() -> &'static Path {
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(|| {
+        let output = scratch().join(format!("release-{}", std::process::id()));
+        let mut command = casemate(["image", "build"]);
+        command.arg(recipe()).args(["--platform", "simulated", "--output"]).arg(&output);
+        let _ = expect_code(0, &mut command);
+        output
+    })
+}
+
+/// Removes what [`release`] made; for the end of a test program.
+pub fn forget_release() {
+    let _ = std::fs::remove_dir_all(scratch().join(format!("release-{}", std::process::id())));
+}
+
+/// A fresh SSH key pair in `dir`; the private key's path, the public one has `.pub` behind it.
+#[must_use]
+pub fn key_pair(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&path);
+    let _ = expect_code(0, &mut command);
+    path
+}

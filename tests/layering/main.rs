@@ -46,7 +46,10 @@ fn crates_depend_only_downwards() {
     assert_eq!(found.keys().cloned().collect::<BTreeSet<_>>(), known, "a crate came or went");
     for (name, allowed) in ALLOWED {
         for dependency in &found[*name] {
-            assert!(allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
         }
     }
 }
@@ -66,9 +69,13 @@ fn measurements_is_pure() {
                 let text = std::fs::read_to_string(&path).unwrap();
                 // Tests at the end of a file may read vectors; what ships may not.
                 let shipped = text.split("#[cfg(test)]").next().unwrap();
-                for word in ["std::fs", "std::process", "std::net", "std::env", "SystemTime", "Instant"] {
+                for word in
+                    ["std::fs", "std::process", "std::net", "std::env", "SystemTime", "Instant"]
+                {
                     let tests_only = path.components().any(|part| part.as_os_str() == "tests")
-                        || path.file_stem().is_some_and(|stem| stem == "tests" || stem == "vectors");
+                        || path
+                            .file_stem()
+                            .is_some_and(|stem| stem == "tests" || stem == "vectors");
                     assert!(tests_only || !shipped.contains(word), "{}: {word}", path.display());
                 }
             }

@@ -81,7 +81,7 @@ pub(crate) fn diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
         Format::Json => printer::json(&report)?,
         Format::Table => printer::line(report.to_string().trim_end()),
     }
-    Ok(if report.is_same() { Outcome::Done } else { Outcome::Refused(3) })
+    Ok(if report.identical() { Outcome::Done } else { Outcome::Refused(3) })
 }
 
 fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {

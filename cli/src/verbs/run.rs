@@ -39,7 +39,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         }
         return Ok(Outcome::Done);
     }
-    let supervisor = SupervisorCommand::this_program().context("cannot tell which program this is")?;
+    let supervisor =
+        SupervisorCommand::this_program().context("cannot tell which program this is")?;
     let vm = casemate_launcher::start(&plan, &supervisor, &mut tell)?;
     let report = Report::new(&vm.state, release.dir());
     match args.output.format {
@@ -105,16 +106,17 @@ fn free_name(release: &str, state: &StateRoot) -> anyhow::Result<VmName> {
 /// The ports asked for, or free ones; both are held until both are known.
 fn ports(args: &RunArgs) -> anyhow::Result<(u16, u16)> {
     let mut held = Vec::new();
-    let mut port = |wanted: Option<u16>| -> anyhow::Result<u16> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted.unwrap_or(0)))
-            .with_context(|| match wanted {
-                Some(port) => format!("port {port} of 127.0.0.1 cannot be used"),
-                None => "no free port on 127.0.0.1".to_owned(),
-            })?;
-        let port = listener.local_addr()?.port();
-        held.push(listener);
-        Ok(port)
-    };
+    let mut port =
+        |wanted: Option<u16>| -> anyhow::Result<u16> {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted.unwrap_or(0)))
+                .with_context(|| match wanted {
+                    Some(port) => format!("port {port} of 127.0.0.1 cannot be used"),
+                    None => "no free port on 127.0.0.1".to_owned(),
+                })?;
+            let port = listener.local_addr()?.port();
+            held.push(listener);
+            Ok(port)
+        };
     Ok((port(args.ssh_port)?, port(args.evidence_port)?))
 }
 
