@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-pub use vm::{Host, Seen, Vm, free_port};
+pub use vm::{Host, Seen, Vm, console_path, free_port};
 
 /// The workspace.
 #[must_use]

@@ -48,6 +48,8 @@ impl Default for Host {
 pub struct Seen {
     /// The stages, in order.
     pub stages: Vec<Stage>,
+    /// Bytes on each console of the plan when init started.
+    pub before_init: Vec<u64>,
     /// The VM, or why there is none.
     pub result: Result<Vm, StartError>,
 }
@@ -121,14 +123,19 @@ impl Host {
             arguments: vec!["supervise".into()],
             environment: vec![("XDG_STATE_HOME".into(), state_home().into())],
         };
-        let mut stages = Vec::new();
+        let (mut stages, mut before_init) = (Vec::new(), Vec::new());
         let result = casemate_launcher::start(plan, &supervisor, &mut |progress| {
             if let Event::Stage { stage } = &progress.event {
                 stages.push(stage.0);
+                if stage.0 == Stage::InitStarted {
+                    let paths = plan.machine.consoles.iter().map(console_path);
+                    before_init =
+                        paths.map(|path| path.metadata().map_or(0, |m| m.len())).collect();
+                }
             }
         });
         let vm = |_| Vm { name: plan.name.clone(), root: self.state(), plan: plan.clone() };
-        Seen { stages, result: result.map(vm) }
+        Seen { stages, before_init, result: result.map(vm) }
     }
 
     /// Every console that QEMU can attach here, each with a file for its output.
@@ -143,6 +150,18 @@ impl Host {
             Console::Debugcon { path: path("debugcon-e9"), iobase: 0xe9 },
             Console::Debugcon { path: path("debugcon-402"), iobase: 0x402 },
         ]
+    }
+}
+
+/// Where a console's output goes.
+#[must_use]
+pub fn console_path(console: &Console) -> &Path {
+    match console {
+        Console::IsaSerial { path }
+        | Console::PciSerial { path }
+        | Console::Virtio { path }
+        | Console::Parallel { path }
+        | Console::Debugcon { path, .. } => path,
     }
 }
 
