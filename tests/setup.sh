@@ -8,9 +8,9 @@ as_root() {
 }
 
 # What the product needs, then what only the tests and benchmarks need.
-packages=(ca-certificates curl debian-archive-keyring gcc libc6-dev make openssh-client
+packages=(apt ca-certificates curl debian-archive-keyring gcc gpgv libc6-dev make openssh-client
           qemu-system-x86
-          cryptsetup-bin erofs-utils openssh-server python3)
+          cryptsetup-bin dpkg-dev erofs-utils faketime gnupg mmdebstrap openssh-server python3)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -106,7 +106,7 @@ impl Host {
             timeouts: Some(Timeouts {
                 first_stage: Duration::from_secs(90),
                 handover: Duration::from_secs(90),
-                ready: Duration::from_secs(240),
+                ready: Duration::from_mins(4),
             }),
             extra_disks: Vec::new(),
             consoles: Vec::new(),
