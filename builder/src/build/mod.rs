@@ -191,6 +191,7 @@ pub fn build(
 ) -> Result<BuildReport, BuildError> {
     let sources = read(dir)?;
     let plan = sources.plan(options.platform);
+    release::sweep(&options.cache.root().join("tmp"), "");
     let mut release = Release::begin(&options.out)?;
     let mut clock = Clock { since: Instant::now(), phases: Vec::new() };
 

@@ -17,10 +17,13 @@ use super::{BuildError, BuildOptions, BuiltArtifact};
 use crate::erofs::{self, RootImage};
 use crate::merge::Tree;
 use crate::progress::Progress;
-use crate::steps::{Durability, derived};
+use crate::steps::{Durability, check_libraries, derived};
 
 /// Facts about a cached image, beside it.
 const NOTE: &str = "image.json";
+
+/// What the temporary directory beside a release is called.
+const PREFIX: &str = ".casemate-release-";
 
 /// A release in the making.
 #[derive(Debug)]
@@ -39,8 +42,8 @@ impl Release {
         check_replaceable(&out)?;
         let parent = out.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(wrap)?;
-        let temporary =
-            tempfile::Builder::new().prefix(".casemate-").tempdir_in(parent).map_err(wrap)?;
+        sweep(parent, PREFIX);
+        let temporary = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).map_err(wrap)?;
         let files = BTreeMap::new();
         Ok(Self { temporary, out, files, since: Instant::now() })
     }
@@ -82,6 +85,7 @@ impl Release {
     ) -> Result<RootImage, BuildError> {
         let key = erofs::key(tree, epoch, tools.1);
         let make = |out: &Path| -> Result<(), BuildError> {
+            check_libraries(tree)?;
             let image = erofs::root_image(tree, epoch, tools, out, options.jobs)?;
             let note = out.join(NOTE);
             let text = serde_json::to_vec(&image).map_err(io::Error::other);
@@ -136,6 +140,22 @@ impl Release {
         // What is left in the temporary place is the old release, if there was one.
         drop(temporary);
         Ok(files.into_values().collect())
+    }
+}
+
+/// Removes what builds that were killed left in `dir` under names with `prefix`, once it is a day
+/// old: no build takes that long.
+pub(super) fn sweep(dir: &Path, prefix: &str) {
+    const DAY: std::time::Duration = std::time::Duration::from_hours(24);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_string_lossy().starts_with(prefix);
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok();
+        let old = age.and_then(|then| then.elapsed().ok()).is_some_and(|age| age > DAY);
+        if named && old {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(entry.path());
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -248,6 +268,23 @@ mod tests {
         drop(second);
         assert_eq!(std::fs::read(out.join(FILE_NAME)).unwrap(), b"one");
         assert_eq!(names(dir.path()), ["release"]);
+    }
+
+    #[test]
+    fn what_killed_builds_left_goes_after_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("release");
+        let (old, young) = (dir.path().join(".casemate-release-a"), dir.path().join("b"));
+        std::fs::create_dir(&old).unwrap();
+        std::fs::create_dir(&young).unwrap();
+        drop(Release::begin(&out).unwrap());
+        assert_eq!(names(dir.path()), [".casemate-release-a", "b"]);
+        for path in [&old, &young] {
+            let then = std::time::SystemTime::now() - std::time::Duration::from_hours(25);
+            File::open(path).unwrap().set_modified(then).unwrap();
+        }
+        drop(Release::begin(&out).unwrap());
+        assert_eq!(names(dir.path()), ["b"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod accounts;
 mod derived;
 mod drop;
 mod kernel;
+mod libraries;
 mod overlay;
 mod place;
 mod units;
@@ -22,6 +23,7 @@ pub use accounts::{Accounts, check_owners, make_homes};
 pub use derived::{Durability, derived};
 pub use drop::drop_paths;
 pub use kernel::{Kernel, depmod, kernel};
+pub use libraries::check_libraries;
 pub use overlay::{Overlay, read_overlay};
 pub use place::{concatenate, fix_files, link, machine_id};
 pub use units::enable_units;
@@ -117,6 +119,16 @@ pub enum StepError {
         what: &'static str,
         /// The pattern.
         pattern: String,
+    },
+    /// Programs would not start.
+    #[error(
+        "libraries are missing:\n    {}\nhint: add the package that has them, or drop the files that \
+         need them",
+        missing.join("\n    ")
+    )]
+    Libraries {
+        /// A line for each.
+        missing: Vec<String>,
     },
     /// The kernel packages do not hold exactly one kernel.
     #[error("expected one kernel in the kernel packages, found {found:?}")]
