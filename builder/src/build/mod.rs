@@ -7,7 +7,7 @@ mod tools;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use casemate_measurements::canonical::CanonicalError;
 use casemate_measurements::hash::Sha256Hash;
@@ -191,7 +191,8 @@ pub fn build(
 ) -> Result<BuildReport, BuildError> {
     let sources = read(dir)?;
     let plan = sources.plan(options.platform);
-    release::sweep(&options.cache.root().join("tmp"), "");
+    // Other builds may be at work in the cache without a lock on what they write.
+    release::sweep(&options.cache.root().join("tmp"), "", Duration::from_hours(24));
     let mut release = Release::begin(&options.out)?;
     let mut clock = Clock { since: Instant::now(), phases: Vec::new() };
 

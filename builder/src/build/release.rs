@@ -5,11 +5,11 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::manifest::{Artifact, FILE_NAME, artifact};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -29,6 +29,8 @@ const PREFIX: &str = ".casemate-release-";
 #[derive(Debug)]
 pub(super) struct Release {
     temporary: TempDir,
+    /// Tells other builds that `temporary` is in use.
+    lock: Flock<File>,
     out: PathBuf,
     files: BTreeMap<String, BuiltArtifact>,
     since: Instant,
@@ -42,10 +44,11 @@ impl Release {
         check_replaceable(&out)?;
         let parent = out.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(parent).map_err(wrap)?;
-        sweep(parent, PREFIX);
+        sweep(parent, PREFIX, Duration::from_mins(1));
         let temporary = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).map_err(wrap)?;
+        let lock = lock(temporary.path()).map_err(wrap)?;
         let files = BTreeMap::new();
-        Ok(Self { temporary, out, files, since: Instant::now() })
+        Ok(Self { temporary, lock, out, files, since: Instant::now() })
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -127,7 +130,7 @@ impl Release {
 
     /// Puts the release in its place. What was there is removed only after.
     pub(super) fn commit(self) -> Result<Vec<BuiltArtifact>, BuildError> {
-        let Self { temporary, out, files, .. } = self;
+        let Self { temporary, lock, out, files, .. } = self;
         let wrap = |source| BuildError::Write { path: out.clone(), source };
         let new = temporary.path();
         std::fs::set_permissions(new, Permissions::from_mode(0o755)).map_err(wrap)?;
@@ -139,24 +142,31 @@ impl Release {
         }
         // What is left in the temporary place is the old release, if there was one.
         drop(temporary);
+        drop(lock);
         Ok(files.into_values().collect())
     }
 }
 
-/// Removes what builds that were killed left in `dir` under names with `prefix`, once it is a day
-/// old: no build takes that long.
-pub(super) fn sweep(dir: &Path, prefix: &str) {
-    const DAY: std::time::Duration = std::time::Duration::from_hours(24);
+/// Removes what builds that were killed left in `dir` under names with `prefix`: what nobody
+/// holds a lock on and nobody has touched for `age`.
+pub(super) fn sweep(dir: &Path, prefix: &str, age: Duration) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
         let named = entry.file_name().to_string_lossy().starts_with(prefix);
-        let age = entry.metadata().and_then(|meta| meta.modified()).ok();
-        let old = age.and_then(|then| then.elapsed().ok()).is_some_and(|age| age > DAY);
-        if named && old {
+        let touched = entry.metadata().and_then(|meta| meta.modified()).ok();
+        let old = touched.and_then(|then| then.elapsed().ok()).is_some_and(|since| since > age);
+        if named && old && lock(&path).is_ok() {
             // What cannot be removed is in nobody's way.
-            let _ = std::fs::remove_dir_all(entry.path());
-            let _ = std::fs::remove_file(entry.path());
+            let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(&path);
         }
     }
+}
+
+/// Locks a file or directory for as long as what is returned lives, if nobody else has.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let file = File::open(path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
 }
 
 /// Refuses to replace what is neither missing, nor empty, nor a release.
@@ -271,20 +281,28 @@ mod tests {
     }
 
     #[test]
-    fn what_killed_builds_left_goes_after_a_day() {
+    fn what_killed_builds_left_goes_and_what_is_in_use_stays() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("release");
-        let (old, young) = (dir.path().join(".casemate-release-a"), dir.path().join("b"));
-        std::fs::create_dir(&old).unwrap();
-        std::fs::create_dir(&young).unwrap();
+        let make = |name: &str, age: Duration| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("x"), "").unwrap();
+            let then = std::time::SystemTime::now() - age;
+            File::open(&path).unwrap().set_modified(then).unwrap();
+            path
+        };
+        make(".casemate-release-dead", Duration::from_mins(2));
+        make(".casemate-release-young", Duration::from_secs(2));
+        let used = make(".casemate-release-used", Duration::from_mins(2));
+        make("other", Duration::from_mins(2));
+        let held = lock(&used).unwrap();
         drop(Release::begin(&out).unwrap());
-        assert_eq!(names(dir.path()), [".casemate-release-a", "b"]);
-        for path in [&old, &young] {
-            let then = std::time::SystemTime::now() - std::time::Duration::from_hours(25);
-            File::open(path).unwrap().set_modified(then).unwrap();
-        }
+        let left = [".casemate-release-used", ".casemate-release-young", "other"];
+        assert_eq!(names(dir.path()), left);
+        drop(held);
         drop(Release::begin(&out).unwrap());
-        assert_eq!(names(dir.path()), ["b"]);
+        assert_eq!(names(dir.path()), left[1..]);
     }
 
     #[test]
