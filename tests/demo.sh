@@ -22,10 +22,11 @@ step run "$release" --platform simulated --name "$vm" --ssh-key "$out/demo/id_ed
     --format json >"$out/demo/vm.json"
 step ps
 root=$("$casemate" simulated-root)
-step verify "$(field evidence_address)" --release "$release" --trust-simulated "$root"
+step verify "$(field evidence_address)" --release "$release" --trust-simulated "$root" \
+    --only-key "$out/demo/id_ed25519.pub"
 # The command asks the guest who runs it and what it runs on; its answer ends the demo.
 answer=$(step ssh "$(field evidence_address)" --release "$release" --trust-simulated "$root" \
-    --ssh-port "$(field ssh_port)" --identity "$out/demo/id_ed25519" -- \
+    --only-key "$out/demo/id_ed25519.pub" --ssh-port "$(field ssh_port)" --identity "$out/demo/id_ed25519" -- \
     'echo "inside: $(id -un) on $(uname -sr), root $(findmnt -no FSTYPE /), $(podman --version)"')
 printf '%s\n' "$answer"
 step stop "$vm"

@@ -218,6 +218,9 @@ pub(crate) struct JudgeArgs {
     /// Accept a SIMULATED VM signed under this root certificate. It proves nothing
     #[arg(long, value_name = "ROOT.pem")]
     pub(crate) trust_simulated: Option<PathBuf>,
+    /// Public key file: refuse a VM that any other key may log in to; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) only_key: Vec<PathBuf>,
     /// Seconds for the whole exchange
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     pub(crate) timeout: u64,

@@ -33,6 +33,7 @@ fn a_genuine_vm_is_verified_and_everything_else_is_refused() {
     tenant_cannot_reach_the_report_device(&host, &vm);
     containers_run(&host, &vm);
     simulation_is_refused_by_default(&vm);
+    another_key_is_refused_on_request(&host, &vm);
     replayed_evidence_is_refused(&vm);
     redirected_ssh_is_refused(&host, &vm);
     consoles_are_silent(&host, &vm.plan.machine.consoles, &seen.before_init);
@@ -86,6 +87,16 @@ fn simulation_is_refused_by_default(vm: &Vm) {
     let output = expect_code(2, &mut vm.verify(false));
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("SIMULATED"), "{said}");
+}
+
+/// A tenant who says which keys may log in learns of every other.
+fn another_key_is_refused_on_request(host: &Host, vm: &Vm) {
+    let mut command = vm.verify(true);
+    let _ = expect_code(0, command.arg("--only-key").arg(host.key().with_extension("pub")));
+    let other = casemate_tests::key_pair(host.dir(), "somebody").with_extension("pub");
+    let output = expect_code(3, vm.verify(true).arg("--only-key").arg(other));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("this key may log in too: ssh-ed25519"), "{said}");
 }
 
 /// Evidence for one nonce is worth nothing for the next.
@@ -248,7 +259,7 @@ fn changed_while_running(host: &Host, vm: &Vm, root: &std::path::Path) {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success() && !said.contains("survived"), "it read on: {said}");
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     while fetch::fetch_evidence(&vm.evidence(), &Nonce::from_bytes([1; 32]), &Limits::default())
         .is_ok()
     {

@@ -2,6 +2,7 @@
 //!
 //! Real QEMU, real firmware, the shared release of images/cpu-sandbox on the simulated platform,
 //! under TCG so that every machine runs the same thing.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
 
 mod boot;
 mod genuine;

@@ -1,5 +1,6 @@
 //! The reproducibility claim, and what happens to a build that is interrupted, as tests of the
 //! binary.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod interrupted;
 mod twice;
@@ -48,7 +49,10 @@ fn changed_recipe(to: &Path, from: &str, by: &str) -> PathBuf {
     let path = copy.join("image.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{from:?} is not in the recipe");
-    let source = format!("source = \"{}\"", workspace().display());
+    // From the copy to the file system's root, then to the workspace.
+    let up = "../".repeat(copy.canonicalize().unwrap().components().count() - 1);
+    let source = workspace().canonicalize().unwrap().display().to_string();
+    let source = format!("source = \"{up}{}\"", source.trim_start_matches('/'));
     let text = text.replacen(from, by, 1).replace("source = \"../..\"", &source);
     std::fs::write(path, text).unwrap();
     copy

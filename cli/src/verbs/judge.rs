@@ -1,8 +1,11 @@
 //! `verify` and `ssh`: ask a VM for evidence, judge it, and connect to what was attested.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use casemate_measurements::appraisal::{Check, Outcome as CheckOutcome, Verdict};
+use casemate_measurements::evidence::Evidence;
+use casemate_measurements::launch_config::LaunchConfig;
 use casemate_validator::fetch::Limits;
 use casemate_validator::ssh::Session;
 use casemate_validator::target::Target;
@@ -12,6 +15,10 @@ use casemate_validator::{release, ssh as pinned, trust};
 use crate::args::{Format, JudgeArgs, SshArgs, VerifyArgs};
 use crate::outcome::{HintExt as _, Outcome};
 use crate::printer::{self, Tone};
+use crate::verbs::run::public_keys;
+
+/// Exit code of a VM that is genuine and not what was asked for.
+const NOT_ACCEPTABLE: u8 = 3;
 
 /// What `ssh` ends with when not the remote command but `ssh` failed.
 const SSH_FAILED: u8 = 255;
@@ -22,6 +29,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     match args.output.format {
         Format::Json => printer::json(&verified.verdict)?,
         Format::Table => printer::line(&text(&verified.verdict)),
+    }
+    if admits_others(&verified, &args.judge.only_key)? {
+        return Ok(Outcome::Refused(NOT_ACCEPTABLE));
     }
     Ok(outcome(&verified.verdict))
 }
@@ -34,6 +44,9 @@ pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
         return Ok(outcome(&verified.verdict));
     };
     printer::say(verified.verdict.summary());
+    if admits_others(&verified, &args.judge.only_key)? {
+        return Ok(Outcome::Refused(NOT_ACCEPTABLE));
+    }
     let session = Session {
         identity: args.identity.clone(),
         command: args.command.clone(),
@@ -62,6 +75,32 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
         .verify(&target)
         .hint("nothing was judged; is the VM up, and is this its evidence port?")?;
     Ok((target, verified))
+}
+
+/// Whether an accepted VM lets in a key that is in none of `files`; says which. The launch config
+/// that names the keys was verified with the rest of the evidence.
+fn admits_others(verified: &Verified, files: &[PathBuf]) -> anyhow::Result<bool> {
+    if files.is_empty() || !verified.verdict.is_accepted() {
+        return Ok(false);
+    }
+    let evidence: Evidence = serde_json::from_slice(&verified.evidence)?;
+    let config = LaunchConfig::from_bytes(evidence.launch_config.as_bytes())?;
+    let wanted = public_keys(files)?;
+    let others = config
+        .ssh_authorized_keys
+        .iter()
+        .filter(|key| !wanted.iter().any(|line| key_of(line) == key_of(key)));
+    let mut admits = false;
+    for key in others {
+        admits = true;
+        printer::warn(&format!("not acceptable: this key may log in too: {key}"));
+    }
+    Ok(admits)
+}
+
+/// Type and key of a line, without its comment.
+fn key_of(line: &str) -> Vec<&str> {
+    line.split_whitespace().take(2).collect()
 }
 
 fn outcome(verdict: &Verdict) -> Outcome {

@@ -1,7 +1,7 @@
 //! `run`, `ps`, `stop`: VMs on this host.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -56,14 +56,7 @@ fn request(args: &RunArgs, release: &Release, state: &StateRoot) -> anyhow::Resu
         Some(name) => name.parse()?,
         None => free_name(&release.manifest().release.name, state)?,
     };
-    let mut ssh_keys = Vec::new();
-    for path in &args.ssh_key {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the public key {}", path.display()))
-            .hint("make a key pair with `ssh-keygen -t ed25519` and name its .pub file")?;
-        let keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        ssh_keys.extend(keys.filter(|line| !line.starts_with('#')).map(str::to_owned));
-    }
+    let ssh_keys = public_keys(&args.ssh_key)?;
     let (ssh_port, evidence_port) = ports(args)?;
     Ok(LaunchRequest {
         name,
@@ -83,6 +76,19 @@ fn request(args: &RunArgs, release: &Release, state: &StateRoot) -> anyhow::Resu
         extra_disks: Vec::new(),
         consoles: Vec::new(),
     })
+}
+
+/// The keys in public key files, a line each.
+pub(crate) fn public_keys(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    let mut all = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the public key {}", path.display()))
+            .hint("make a key pair with `ssh-keygen -t ed25519` and name its .pub file")?;
+        let keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        all.extend(keys.filter(|line| !line.starts_with('#')).map(str::to_owned));
+    }
+    Ok(all)
 }
 
 /// The release's name, with the first number behind it that no VM has.
