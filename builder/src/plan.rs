@@ -151,9 +151,9 @@ impl fmt::Display for BuildPlan {
             ("recipe", recipe_sha256),
             ("lock", lock_sha256),
             ("overlay", overlay_sha256),
-            ("programs", guest_sha256),
+            ("guest", guest_sha256),
         ] {
-            writeln!(f, "  {name:<8}{hash}")?;
+            writeln!(f, "  {name:<9}{hash}")?;
         }
         writeln!(f, "packages")?;
         for PlannedClosure { closure, packages, bytes, digest } in &self.closures {
@@ -165,5 +165,80 @@ impl fmt::Display for BuildPlan {
             writeln!(f, "  {:>2}. {step}", number + 1)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::lock::LockedPackage;
+
+    fn recipe() -> Recipe {
+        Recipe::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/cpu-sandbox")).unwrap()
+    }
+
+    fn package(name: &str, version: &str, closures: &str) -> LockedPackage {
+        toml::from_str(&format!(
+            "name = {name:?}\nversion = {version:?}\narchitecture = \"amd64\"\n\
+             archive = \"debian\"\nsuite = \"trixie\"\npath = \"pool/x.deb\"\nsize = 2000000\n\
+             sha256 = \"{}\"\nclosures = {closures}\n",
+            Sha256Hash::of(format!("{name} {version}").as_bytes())
+        ))
+        .unwrap()
+    }
+
+    fn lock(recipe: &Recipe, systemd: &str) -> Lock {
+        let packages = vec![
+            package("systemd", systemd, "[\"guest\"]"),
+            package("kmod", "34", "[\"guest\", \"tools\"]"),
+        ];
+        Lock::new(recipe.request_hash(), Vec::new(), packages)
+    }
+
+    #[test]
+    fn a_plan_names_packages_and_steps() {
+        let recipe = recipe();
+        let plan = BuildPlan::new(
+            &recipe,
+            &lock(&recipe, "257"),
+            Sha256Hash::of(b"overlay"),
+            Sha256Hash::of(b"guest"),
+            Platform::Simulated,
+        );
+        let text = plan.to_string();
+        assert!(text.starts_with("image     cpu-sandbox"), "{text}");
+        assert!(text.contains("  guest       2,    4 MB, "), "{text}");
+        assert!(text.contains("  tools       1,    2 MB, "), "{text}");
+        assert!(text.contains("compile casemate-guest with the tools"), "{text}");
+        assert!(
+            text.contains("install casemate-agent as /usr/lib/casemate/agent (0755)"),
+            "{text}"
+        );
+        let guest = plan.closures.iter().find(|c| c.closure == Closure::Guest).unwrap();
+        assert_eq!(guest.packages, ["kmod_34_amd64", "systemd_257_amd64"]);
+    }
+
+    #[test]
+    fn each_input_changes_the_digest_and_closures_change_alone() {
+        let recipe = recipe();
+        let plan = |systemd: &str, overlay: &[u8], guest: &[u8], platform| {
+            let (overlay, guest) = (Sha256Hash::of(overlay), Sha256Hash::of(guest));
+            BuildPlan::new(&recipe, &lock(&recipe, systemd), overlay, guest, platform)
+        };
+        let base = plan("257", b"o", b"g", Platform::Snp);
+        assert_eq!(plan("257", b"o", b"g", Platform::Snp).digest, base.digest);
+        for other in [
+            plan("258", b"o", b"g", Platform::Snp),
+            plan("257", b"p", b"g", Platform::Snp),
+            plan("257", b"o", b"h", Platform::Snp),
+            plan("257", b"o", b"g", Platform::Simulated),
+        ] {
+            assert_ne!(other.digest, base.digest);
+        }
+        let moved = plan("258", b"o", b"g", Platform::Snp);
+        assert_eq!(moved.closure_digest(Closure::Tools), base.closure_digest(Closure::Tools));
+        assert_ne!(moved.closure_digest(Closure::Guest), base.closure_digest(Closure::Guest));
     }
 }
