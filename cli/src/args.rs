@@ -1,4 +1,5 @@
 //! What was typed: pure parsing, no file is opened and nothing is looked up here.
+#![expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
 
 use std::path::PathBuf;
 

@@ -1,7 +1,6 @@
 //! The one place that writes to the terminal: standard output is data, standard error is talk.
 //!
 //! Colour only on a terminal and never with `NO_COLOR`; everything is readable without it.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the printer")]
 
 use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};

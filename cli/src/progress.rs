@@ -25,6 +25,7 @@ impl Bars {
 }
 
 impl Progress for Bars {
+    #[expect(clippy::literal_string_with_formatting_args, reason = "a bar's template")]
     fn phase(&self, name: &str, total: Total) -> Box<dyn Phase> {
         let (bar, template) = match total {
             Total::Bytes(n) => (
@@ -42,7 +43,7 @@ impl Progress for Bars {
         }
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
-        Box::new(Drawn {
+        Box::new(Bar {
             bars: self.bars.clone(),
             bar,
             name: name.to_owned(),
@@ -58,7 +59,7 @@ impl Progress for Bars {
 
 /// One phase on the screen. Its bar goes away with it; what stays is the line of `finish`.
 #[derive(Debug)]
-struct Drawn {
+struct Bar {
     bars: MultiProgress,
     bar: ProgressBar,
     name: String,
@@ -66,7 +67,7 @@ struct Drawn {
     start: Instant,
 }
 
-impl Phase for Drawn {
+impl Phase for Bar {
     fn advance(&self, by: u64) {
         self.bar.inc(by);
     }
@@ -87,7 +88,7 @@ impl Phase for Drawn {
     }
 }
 
-impl Drop for Drawn {
+impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -69,9 +69,9 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
     let policy = trust::policy(&manifest, &roots);
     let total = Duration::from_secs(args.timeout);
     let limits = Limits { total, ..Limits::default() };
-    let verifier =
+    let asking =
         Verifier { manifest: &manifest, policy: &policy, roots: &roots, limits, now: now()? };
-    let verified = verifier
+    let verified = asking
         .verify(&target)
         .hint("nothing was judged; is the VM up, and is this its evidence port?")?;
     Ok((target, verified))

@@ -237,7 +237,7 @@ fn row(vm: &Listed) -> Vec<String> {
         _ if !vm.alive => "dead: its supervisor is gone".to_owned(),
         Phase::Running => "running".to_owned(),
         Phase::Booting => match state.stage {
-            Some(stage) => format!("booting: {}", stage.0.text()),
+            Some(reached) => format!("booting: {}", reached.0.text()),
             None => "booting: firmware and kernel".to_owned(),
         },
     };
