@@ -43,7 +43,7 @@ impl Progress for Bars {
         }
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
-        Box::new(Bar {
+        Box::new(OnScreen {
             bars: self.bars.clone(),
             bar,
             name: name.to_owned(),
@@ -59,7 +59,7 @@ impl Progress for Bars {
 
 /// One phase on the screen. Its bar goes away with it; what stays is the line of `finish`.
 #[derive(Debug)]
-struct Bar {
+struct OnScreen {
     bars: MultiProgress,
     bar: ProgressBar,
     name: String,
@@ -67,7 +67,7 @@ struct Bar {
     start: Instant,
 }
 
-impl Phase for Bar {
+impl Phase for OnScreen {
     fn advance(&self, by: u64) {
         self.bar.inc(by);
     }
@@ -88,7 +88,7 @@ impl Phase for Bar {
     }
 }
 
-impl Drop for Bar {
+impl Drop for OnScreen {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
