@@ -14,9 +14,12 @@ use crate::steps::{Durability, derived};
 
 const KIND: &str = "tools";
 
+/// Version of what is put around the packages: another one finds no root of an older program's.
+const LAYOUT: u32 = 2;
+
 /// Where the tool root of a closure is, once it was assembled.
 pub(super) fn place(cache: &Cache, key: &Sha256Hash) -> PathBuf {
-    cache.root().join(KIND).join(key.to_string())
+    cache.root().join(KIND).join(format!("v{LAYOUT}-{key}"))
 }
 
 /// Unpacks `packages` and merges them.
