@@ -264,12 +264,8 @@ fn platform(text: &str) -> Result<Platform, String> {
 
 fn memory(text: &str) -> Result<Mebibytes, String> {
     let expected = || "expected a whole number with M or G, from 256M to 16384G".to_owned();
-    let (digits, unit) = text.split_at(text.len().saturating_sub(1));
-    let factor = match unit {
-        "M" => 1,
-        "G" => 1024,
-        _ => return Err(expected()),
-    };
+    let unit = |suffix, factor| text.strip_suffix(suffix).map(|digits| (digits, factor));
+    let (digits, factor) = unit('M', 1).or_else(|| unit('G', 1024)).ok_or_else(expected)?;
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     let mebibytes = if plain { digits.parse::<u64>().ok() } else { None };
     match mebibytes.and_then(|n| n.checked_mul(factor)) {
