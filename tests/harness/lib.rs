@@ -90,11 +90,6 @@ pub fn release() -> &'static Path {
     })
 }
 
-/// Removes what [`release`] made; for the end of a test program.
-pub fn forget_release() {
-    let _ = std::fs::remove_dir_all(scratch().join(format!("release-{}", std::process::id())));
-}
-
 /// A fresh SSH key pair in `dir`; the private key's path, the public one has `.pub` behind it.
 #[must_use]
 pub fn key_pair(dir: &Path, name: &str) -> PathBuf {
