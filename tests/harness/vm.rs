@@ -1,6 +1,5 @@
 //! A host that starts VMs: as it is told, or with a plan of its own.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::{binary, casemate, key_pair, release};
 /// A port of 127.0.0.1 that nobody uses at this moment.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    casemate_launcher::host::free_port().unwrap()
 }
 
 /// A host with a tenant's key and a folder of its own, gone with the test.
