@@ -3,7 +3,7 @@
 
 use p384::ecdsa::VerifyingKey;
 use rsa::RsaPublicKey;
-use rsa::pkcs1::DecodeRsaPublicKey as _;
+use rsa::pkcs1::{DecodeRsaPublicKey as _, RsaPssParams};
 use rsa::pss;
 use rsa::signature::Verifier as _;
 use rsa::traits::PublicKeyParts as _;
@@ -11,7 +11,10 @@ use sha2::Sha384;
 use x509_cert::der::asn1::{BitStringRef, ObjectIdentifier};
 use x509_cert::der::{self, Decode as _, Encode as _, Reader as _, SliceReader};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
-use x509_cert::spki::AlgorithmIdentifierOwned;
+use x509_cert::name::Name;
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
+use x509_cert::time::Time;
 
 use crate::chain::{ChainError, Role, UnixTime};
 use crate::hash::Sha256Hash;
@@ -43,6 +46,9 @@ const SPL: [ObjectIdentifier; 9] = [
     ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.9"),
 ];
 
+/// Length of the salt of every signature of AMD's roots and intermediates.
+const SALT_LEN: u8 = 48;
+
 /// A certificate, well formed and not yet trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Certificate {
@@ -60,20 +66,11 @@ impl Certificate {
         if bytes.len() > MAX_LEN {
             return Err(ChainError::TooLong { role, len: bytes.len() });
         }
-        let der = if bytes.starts_with(b"-----BEGIN") {
-            let (label, der) = der::pem::decode_vec(trim(bytes))
-                .map_err(|error| malformed(der::Error::from(error)))?;
-            if label != "CERTIFICATE" {
-                return Err(malformed(der::ErrorKind::Failed.into()));
-            }
-            der
-        } else {
-            bytes.to_vec()
-        };
+        let der = der_of(bytes, "CERTIFICATE").map_err(malformed)?;
         let (signed, signature) = split(&der).map_err(malformed)?;
         let inner = x509_cert::Certificate::from_der(&der).map_err(malformed)?;
         if inner.signature_algorithm != inner.tbs_certificate.signature
-            || inner.signature_algorithm.oid != RSASSA_PSS
+            || !is_pss_with_sha384(&inner.signature_algorithm)
         {
             return Err(ChainError::SignatureAlgorithm { role });
         }
@@ -132,35 +129,46 @@ impl Certificate {
                 expected: issuer.inner.tbs_certificate.subject.to_string(),
             });
         }
-        issuer.check_is_authority()?;
-        let key = pss::VerifyingKey::<Sha384>::new(issuer.rsa_key()?);
-        let refused = |_| ChainError::CertificateSignature { role, by };
-        let signature = pss::Signature::try_from(self.signature.as_slice()).map_err(refused)?;
-        key.verify(&self.signed, &signature).map_err(refused)
-    }
-
-    fn check_is_authority(&self) -> Result<(), ChainError> {
-        let role = self.role;
-        let malformed = |source| ChainError::Malformed { role, source };
-        let tbs = &self.inner.tbs_certificate;
-        let constraints = tbs.get::<BasicConstraints>().map_err(malformed)?;
-        let usage = tbs.get::<KeyUsage>().map_err(malformed)?;
+        let constraints = issuer.inner.tbs_certificate.get::<BasicConstraints>();
+        let constraints =
+            constraints.map_err(|source| ChainError::Malformed { role: by, source })?;
         let ca = constraints.is_some_and(|(_, constraints)| constraints.ca);
-        if ca && usage.is_some_and(|(_, usage)| usage.key_cert_sign()) {
+        if !ca || !issuer.may(KeyUsage::key_cert_sign)? {
+            return Err(ChainError::NotAuthority { role: by });
+        }
+        if issuer.has_signed(&self.signed, &self.signature)? {
             return Ok(());
         }
-        Err(ChainError::NotAuthority { role })
+        Err(ChainError::CertificateSignature { role, by })
     }
 
-    /// Checks that `at` lies within its validity.
-    pub(crate) fn check_validity(&self, at: UnixTime) -> Result<(), ChainError> {
-        let validity = &self.inner.tbs_certificate.validity;
-        let from = UnixTime(validity.not_before.to_unix_duration().as_secs());
-        let to = UnixTime(validity.not_after.to_unix_duration().as_secs());
-        if (from..=to).contains(&at) {
-            return Ok(());
+    /// Whether its key is for `usage`.
+    pub(crate) fn may(&self, usage: fn(&KeyUsage) -> bool) -> Result<bool, ChainError> {
+        let found = self.inner.tbs_certificate.get::<KeyUsage>();
+        let found = found.map_err(|source| ChainError::Malformed { role: self.role, source })?;
+        Ok(found.is_some_and(|(_, found)| usage(&found)))
+    }
+
+    /// Whether `signature` is its key's, made as AMD's roots and intermediates make theirs.
+    pub(crate) fn has_signed(&self, signed: &[u8], signature: &[u8]) -> Result<bool, ChainError> {
+        let key = pss::VerifyingKey::<Sha384>::new(self.rsa_key()?);
+        let signature = pss::Signature::try_from(signature);
+        Ok(signature.is_ok_and(|signature| key.verify(signed, &signature).is_ok()))
+    }
+
+    pub(crate) const fn subject(&self) -> &Name {
+        &self.inner.tbs_certificate.subject
+    }
+
+    /// From when to when it is valid, and the number by which it is revoked.
+    pub(crate) fn term(&self) -> Term {
+        let tbs = &self.inner.tbs_certificate;
+        Term {
+            role: self.role,
+            serial: tbs.serial_number.clone(),
+            from: unix_time(&tbs.validity.not_before),
+            to: unix_time(&tbs.validity.not_after),
         }
-        Err(ChainError::Validity { role: self.role, at, from, to })
     }
 
     fn rsa_key(&self) -> Result<RsaPublicKey, ChainError> {
@@ -174,15 +182,8 @@ impl Certificate {
 
     /// The key that signs reports.
     pub(crate) fn p384_key(&self) -> Result<VerifyingKey, ChainError> {
-        let refused = || ChainError::Key { role: self.role, expected: "ECDSA P-384" };
-        let spki = &self.inner.tbs_certificate.subject_public_key_info;
-        let curve = spki.algorithm.parameters.as_ref();
-        let curve = curve.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-        if spki.algorithm.oid != EC_PUBLIC_KEY || curve != Some(SECP384R1) {
-            return Err(refused());
-        }
-        let bytes = spki.subject_public_key.as_bytes().ok_or_else(refused)?;
-        VerifyingKey::from_sec1_bytes(bytes).map_err(|_| refused())
+        let key = p384_key(&self.inner.tbs_certificate.subject_public_key_info);
+        key.ok_or(ChainError::Key { role: self.role, expected: "ECDSA P-384" })
     }
 
     fn extension(&self, oid: ObjectIdentifier) -> Option<&[u8]> {
@@ -219,8 +220,61 @@ pub(crate) struct Endorsement {
     pub(crate) hardware_id: Option<Vec<u8>>,
 }
 
-/// Splits a certificate into the bytes that are signed and the signature.
-fn split(certificate: &[u8]) -> der::Result<(Vec<u8>, Vec<u8>)> {
+/// A public key on P-384; `None` for any other.
+pub(crate) fn p384_key(spki: &SubjectPublicKeyInfoOwned) -> Option<VerifyingKey> {
+    let curve = spki.algorithm.parameters.as_ref();
+    let curve = curve.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+    if spki.algorithm.oid != EC_PUBLIC_KEY || curve != Some(SECP384R1) {
+        return None;
+    }
+    VerifyingKey::from_sec1_bytes(spki.subject_public_key.as_bytes()?).ok()
+}
+
+/// From when to when a certificate is valid, and the number by which it is revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Term {
+    pub(crate) role: Role,
+    pub(crate) serial: SerialNumber,
+    from: UnixTime,
+    to: UnixTime,
+}
+
+impl Term {
+    /// Checks that `at` lies within it.
+    pub(crate) fn check(&self, at: UnixTime) -> Result<(), ChainError> {
+        let Self { role, from, to, .. } = *self;
+        if (from..=to).contains(&at) {
+            return Ok(());
+        }
+        Err(ChainError::Validity { role, at, from, to })
+    }
+}
+
+pub(crate) fn unix_time(time: &Time) -> UnixTime {
+    UnixTime(time.to_unix_duration().as_secs())
+}
+
+/// Whether a signature is made as AMD's roots and intermediates make theirs: RSASSA-PSS with
+/// SHA-384 for everything and a salt as long as the hash.
+pub(crate) fn is_pss_with_sha384(algorithm: &AlgorithmIdentifierOwned) -> bool {
+    let parameters = algorithm.parameters.as_ref();
+    let parameters = parameters.and_then(|any| any.decode_as::<RsaPssParams<'_>>().ok());
+    algorithm.oid == RSASSA_PSS && parameters == Some(RsaPssParams::new::<Sha384>(SALT_LEN))
+}
+
+/// The DER of a file that is DER or, under `label`, PEM. White space may follow PEM: some tools
+/// leave more than one newline.
+pub(crate) fn der_of(bytes: &[u8], label: &str) -> der::Result<Vec<u8>> {
+    if !bytes.starts_with(b"-----BEGIN") {
+        return Ok(bytes.to_vec());
+    }
+    let (found, der) = der::pem::decode_vec(bytes.trim_ascii_end())?;
+    if found == label { Ok(der) } else { Err(der::ErrorKind::Failed.into()) }
+}
+
+/// Splits what is signed, a certificate or a revocation list, into the bytes that are signed and
+/// the signature.
+pub(crate) fn split(certificate: &[u8]) -> der::Result<(Vec<u8>, Vec<u8>)> {
     let mut reader = SliceReader::new(certificate)?;
     let parts = reader.sequence(|reader| {
         let signed = reader.tlv_bytes()?.to_vec();
@@ -230,9 +284,4 @@ fn split(certificate: &[u8]) -> der::Result<(Vec<u8>, Vec<u8>)> {
         Ok((signed, signature))
     })?;
     reader.finish(parts)
-}
-
-/// PEM without white space at its end, of which some tools leave more than one newline.
-fn trim(bytes: &[u8]) -> &[u8] {
-    bytes.trim_ascii_end()
 }

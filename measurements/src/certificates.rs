@@ -5,12 +5,31 @@
 //! then the certificates. The GUIDs stand as their digits are printed (RFC 9562), not
 //! mixed-endian. The host writes it: every offset is checked.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
+
 /// Most bytes of a table.
 pub const MAX_LEN: usize = 64 * 1024;
 /// Most entries of a table.
 pub const MAX_ENTRIES: usize = 16;
 
-const ENTRY_LEN: usize = 16 + 4 + 4;
+/// An entry of the table.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Entry {
+    guid: [u8; 16],
+    offset: le::U32,
+    len: le::U32,
+}
+
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(offset_of!(Entry, guid) == 0);
+    assert!(offset_of!(Entry, offset) == 16);
+    assert!(offset_of!(Entry, len) == 20);
+    assert!(size_of::<Entry>() == ENTRY_LEN);
+};
+
+const ENTRY_LEN: usize = 24;
 
 const VCEK: u128 = 0x63da_758d_e664_4564_adc5_f4b9_3be8_accd;
 const VLEK: u128 = 0xa807_4bc2_a25a_483e_aae6_39c0_45a0_b8a1;
@@ -78,20 +97,18 @@ impl CertificateTable {
             return Ok(table);
         }
         for (index, entry) in bytes.chunks_exact(ENTRY_LEN).take(MAX_ENTRIES).enumerate() {
-            let (guid, rest) = entry.split_first_chunk::<16>().ok_or(TableError::NoEnd)?;
-            let (offset, rest) = rest.split_first_chunk::<4>().ok_or(TableError::NoEnd)?;
-            let (len, _) = rest.split_first_chunk::<4>().ok_or(TableError::NoEnd)?;
-            if *guid == [0; 16] {
+            let entry = Entry::read_from_bytes(entry).map_err(|_| TableError::NoEnd)?;
+            if entry.guid == [0; 16] {
                 return Ok(table);
             }
-            let (offset, len) = (u32::from_le_bytes(*offset), u32::from_le_bytes(*len));
+            let (offset, len) = (entry.offset.get(), entry.len.get());
             let outside = TableError::Outside { index, offset, len, table: bytes.len() };
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
             let certificate = usize::try_from(len)
                 .ok()
                 .and_then(|len| bytes.get(start..start.checked_add(len)?))
                 .ok_or(outside)?;
-            let (slot, guid) = match u128::from_be_bytes(*guid) {
+            let (slot, guid) = match u128::from_be_bytes(entry.guid) {
                 VCEK => (&mut table.vcek, "VCEK"),
                 VLEK => (&mut table.vlek, "VLEK"),
                 ASK => (&mut table.ask, "ASK"),
@@ -103,6 +120,17 @@ impl CertificateTable {
             }
         }
         Err(TableError::NoEnd)
+    }
+
+    /// This table, with what it lacks from `other`.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            vcek: self.vcek.or(other.vcek),
+            vlek: self.vlek.or(other.vlek),
+            ask: self.ask.or(other.ask),
+            ark: self.ark.or(other.ark),
+        }
     }
 
     /// Writes the table.
@@ -123,12 +151,11 @@ impl CertificateTable {
         let mut table = Vec::with_capacity(len);
         let mut offset = header;
         for (guid, bytes) in &present {
-            table.extend_from_slice(&guid.to_be_bytes());
-            for number in [offset, bytes.len()] {
-                // Bounded by MAX_LEN above.
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                table.extend_from_slice(&number.to_le_bytes());
-            }
+            // Bounded by MAX_LEN above.
+            let number = |number: usize| le::U32::new(u32::try_from(number).unwrap_or(u32::MAX));
+            let (guid, len) = (guid.to_be_bytes(), number(bytes.len()));
+            let entry = Entry { guid, offset: number(offset), len };
+            table.extend_from_slice(entry.as_bytes());
             offset += bytes.len();
         }
         table.extend_from_slice(&[0; ENTRY_LEN]);

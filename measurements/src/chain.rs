@@ -6,15 +6,17 @@
 //! Certificate and KDS Interface Specification*, revision 1.00, gives the extensions.
 
 use std::fmt;
+use std::sync::Arc;
 
 use p384::ecdsa::signature::Verifier as _;
 use p384::ecdsa::{Signature, VerifyingKey};
 use x509_cert::der;
 
-use crate::certificate::{Certificate, Endorsement};
+use crate::certificate::{Certificate, Endorsement, Term};
 use crate::certificates::CertificateTable;
 use crate::platform::Platform;
 use crate::report::{Report, SigningKey};
+use crate::revocation::{RevocationError, RevocationList};
 use crate::roots::{Root, Roots, SIMULATED_MARK};
 use crate::tcb::{Product, Tcb};
 
@@ -81,7 +83,10 @@ pub enum ChainError {
         source: der::Error,
     },
     /// A certificate is signed in another way.
-    #[error("{role} certificate is not signed with RSASSA-PSS")]
+    #[error(
+        "{role} certificate is not signed with RSASSA-PSS, SHA-384 and a salt of 48 bytes, \
+         as AMD's are"
+    )]
     SignatureAlgorithm {
         /// Which.
         role: Role,
@@ -205,13 +210,17 @@ pub enum ChainError {
     },
 }
 
-/// A key that a trusted root endorses.
+/// A key that a trusted root endorses, for one TCB and, unless it is a provider's, one chip.
+///
+/// It may be kept and judge many reports: it knows what it is endorsed for and refuses others.
 #[derive(Debug, Clone)]
 pub struct EndorsedKey {
     role: Role,
     key: VerifyingKey,
     endorsement: Endorsement,
-    root: String,
+    root: Arc<Certificate>,
+    /// Of root, intermediate and key.
+    terms: [Term; 3],
 }
 
 /// A report whose signature was verified with an endorsed key. There is no other way to one.
@@ -228,7 +237,8 @@ impl VerifiedReport {
 
 impl EndorsedKey {
     /// Verifies the chain from the key that `report` claims to be signed with up to a root that
-    /// is trusted for `platform`, at the time `at`. Revocation is not checked.
+    /// is trusted for `platform`, at the time `at`. Revocation is not checked: see
+    /// [`Self::check_revocation`].
     ///
     /// # Errors
     /// When a certificate is missing, malformed, not valid at `at`, not signed by the one above
@@ -258,19 +268,50 @@ impl EndorsedKey {
         check_marked(platform, [&ask, &leaf])?;
         ask.check_issued_by(&root.certificate)?;
         leaf.check_issued_by(&ask)?;
-        for certificate in [&root.certificate, &ask, &leaf] {
-            certificate.check_validity(at)?;
-        }
         let endorsement = leaf.endorsement()?;
         let expected = endorsement.product;
         if let Some(found) = root.product.filter(|product| *product != expected) {
             return Err(ChainError::Product { what: "the root", found, expected });
         }
-        if let Some(found) = report.product().filter(|product| *product != expected) {
-            return Err(ChainError::Product { what: "the report", found, expected });
+        let terms = [root.certificate.term(), ask.term(), leaf.term()];
+        let (key, root) = (leaf.p384_key()?, Arc::clone(&root.certificate));
+        let key = Self { role, key, endorsement, root, terms };
+        key.check_current(report, at)?;
+        Ok(key)
+    }
+
+    /// What of a chain depends on the time and the report.
+    pub(crate) fn check_current(&self, report: &Report, at: UnixTime) -> Result<(), ChainError> {
+        self.terms.iter().try_for_each(|term| term.check(at))?;
+        let expected = self.product();
+        match report.product().filter(|product| *product != expected) {
+            Some(found) => Err(ChainError::Product { what: "the report", found, expected }),
+            None => Ok(()),
         }
-        let root = root.certificate.common_name();
-        Ok(Self { role, key: leaf.p384_key()?, endorsement, root })
+    }
+
+    /// Whether its root is one that is trusted for `platform`.
+    pub(crate) fn is_under(&self, roots: &Roots, platform: Platform) -> bool {
+        roots.for_platform(platform).iter().any(|root| root.certificate.der() == self.root.der())
+    }
+
+    /// Holds the chain to the lists among `lists` that its root issued, at the time `at`. `None`:
+    /// there is none, so nothing was judged; else until when the lists speak.
+    ///
+    /// # Errors
+    /// When a list of the root is not signed by it, is not current, or names a certificate of the
+    /// chain.
+    pub fn check_revocation(
+        &self,
+        lists: &[RevocationList],
+        at: UnixTime,
+    ) -> Result<Option<UnixTime>, RevocationError> {
+        let mut until = None;
+        for list in lists.iter().filter(|list| list.is_issued_by(&self.root)) {
+            let next = list.check(&self.root, &self.terms, at)?;
+            until = Some(until.map_or(next, |until: UnixTime| until.min(next)));
+        }
+        Ok(until)
     }
 
     /// The product that the key is endorsed for.
@@ -281,8 +322,8 @@ impl EndorsedKey {
 
     /// Common name of the root that the chain ends in.
     #[must_use]
-    pub fn root(&self) -> &str {
-        &self.root
+    pub fn root(&self) -> String {
+        self.root.common_name()
     }
 
     /// The kind of key.
@@ -349,16 +390,60 @@ impl EndorsedKey {
         Err(ChainError::Chip { found: chip.to_string(), expected: hex::encode(id) })
     }
 
-    /// Verifies the report's signature over its bytes as received.
+    /// Verifies a report that this key is endorsed for: its TCB, its chip, and the signature over
+    /// its bytes as received.
     ///
     /// # Errors
-    /// When it is not of this key.
+    /// When the key is endorsed for another TCB or chip, or the signature is not of this key.
     pub fn verify_report(&self, report: Report) -> Result<VerifiedReport, ChainError> {
+        self.check_tcb(&report)?;
+        self.check_chip(&report)?;
+        self.verify_signature(report)
+    }
+
+    /// Verifies the signature alone, for whoever lists each check by itself.
+    pub(crate) fn verify_signature(&self, report: Report) -> Result<VerifiedReport, ChainError> {
         let refused = |_| ChainError::ReportSignature { role: self.role };
         let (r, s) = report.signature();
         let signature = Signature::from_scalars(r, s).map_err(refused)?;
         self.key.verify(report.signed_bytes(), &signature).map_err(refused)?;
         Ok(VerifiedReport(report))
+    }
+}
+
+/// The product that a key's certificate says it is for, to know whom to ask for its intermediate.
+/// Nothing is verified.
+///
+/// # Errors
+/// When it is malformed.
+pub fn named_product(certificate: &[u8], role: Role) -> Result<Product, ChainError> {
+    Ok(Certificate::parse(certificate, role)?.endorsement()?.product)
+}
+
+/// Verifies that `ask` is an intermediate of the root for `product` that is trusted for
+/// `platform`, at the time `at`. A root that came with it must be the trusted one.
+///
+/// # Errors
+/// When it is malformed, not valid at `at`, or not signed by that root.
+pub fn check_intermediate(
+    ask: &[u8],
+    ark: Option<&[u8]>,
+    product: Product,
+    platform: Platform,
+    roots: &Roots,
+    at: UnixTime,
+) -> Result<(), ChainError> {
+    let ask = Certificate::parse(ask, Role::Ask)?;
+    let ark = ark.map(|ark| Certificate::parse(ark, Role::Ark)).transpose()?;
+    let root = find_root(roots.for_platform(platform), &ask, ark.as_ref())?;
+    ask.check_issued_by(&root.certificate)?;
+    root.certificate.term().check(at)?;
+    ask.term().check(at)?;
+    match root.product {
+        Some(found) if found != product => {
+            Err(ChainError::Product { what: "the root", found, expected: product })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -178,7 +178,7 @@ pub fn check_bytes(line: &str) -> Result<(), CmdlineError> {
 }
 
 /// Tokens as the kernel splits them: at white space outside double quotes.
-fn tokens(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn tokens(line: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     line.split(move |c: char| {
         quoted ^= c == '"';

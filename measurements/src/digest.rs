@@ -13,7 +13,7 @@ use crate::firmware::{Layout, PAGE_LEN, Section, SectionKind};
 use crate::hash::{LaunchDigest, Sha384Hash};
 use crate::kernel_hashes::{KernelHashes, KernelHashesError};
 use crate::launch::{CpuModel, GuestFeatures, VcpuCount, Vmm};
-use crate::vmsa;
+use crate::vmsa::{self, Reset};
 
 /// Guest physical address that VMSAs are measured at.
 const VMSA_GPA: u64 = 0xffff_ffff_f000;
@@ -45,11 +45,13 @@ struct PageInfo {
 
 const _: () = {
     use std::mem::{offset_of, size_of};
+    assert!(offset_of!(PageInfo, digest) == 0);
     assert!(offset_of!(PageInfo, contents) == 0x30);
     assert!(offset_of!(PageInfo, length) == 0x60);
     assert!(offset_of!(PageInfo, page_type) == 0x62);
     assert!(offset_of!(PageInfo, imi_page) == 0x63);
     assert!(offset_of!(PageInfo, vmpl_permissions) == 0x64);
+    assert!(offset_of!(PageInfo, reserved) == 0x67);
     assert!(offset_of!(PageInfo, gpa) == 0x68);
     assert!(size_of::<PageInfo>() == 0x70);
 };
@@ -115,6 +117,49 @@ impl Chain {
     }
 }
 
+/// What follows the two hashes in a `PAGE_INFO` of a vCPU, as the words that SHA-384 reads.
+#[cfg(feature = "appraisal")]
+pub(crate) const VCPU_PAGE_WORDS: [u64; 2] =
+    [0x7000 << 48 | (PageType::Vmsa as u64) << 40, VMSA_GPA.swap_bytes()];
+
+/// The value of a chain with one vCPU more.
+#[cfg(feature = "appraisal")]
+pub(crate) fn vcpu_step(value: &[u8; 48], page: &[u8; 48]) -> [u8; 48] {
+    Chain(*value).page(PageType::Vmsa, VMSA_GPA, *page).0
+}
+
+/// The launches of one firmware on one VMM up to its page of kernel hashes: what all kernels
+/// share. Where that page comes last, as edk2 has it since 2024, one more page is left to measure.
+#[derive(Debug, Clone)]
+pub(crate) struct Stem {
+    chain: Chain,
+    rest: Vec<Section>,
+    reset_eip: u32,
+    vmm: Vmm,
+}
+
+impl Stem {
+    pub(crate) fn new(firmware_pages: &Sha384Hash, layout: &Layout, vmm: Vmm) -> Self {
+        let (last, mut sections): (Vec<Section>, Vec<Section>) = layout
+            .sections
+            .iter()
+            .partition(|section| vmm == Vmm::Ec2 && section.kind == SectionKind::Cpuid);
+        sections.extend(last);
+        let hashes = sections.iter().position(|s| s.kind == SectionKind::KernelHashes);
+        let rest = sections.split_off(hashes.unwrap_or(sections.len()));
+        let start = Chain(*firmware_pages.as_bytes());
+        let chain = sections.into_iter().fold(start, |chain, s| chain.section(s, vmm, None));
+        Self { chain, rest, reset_eip: layout.reset_eip, vmm }
+    }
+
+    pub(crate) fn prefix(&self, page: Option<&[u8; PAGE_LEN]>) -> Prefix {
+        let vmm = self.vmm;
+        let rest = self.rest.iter();
+        let chain = rest.fold(self.chain, |chain, section| chain.section(*section, vmm, page));
+        Prefix { chain, reset_eip: self.reset_eip, vmm }
+    }
+}
+
 /// A launch up to its first vCPU: what all shapes on one VMM share.
 #[derive(Debug, Clone, Copy)]
 pub struct Prefix {
@@ -147,17 +192,7 @@ impl Prefix {
         page: Option<&[u8; PAGE_LEN]>,
         vmm: Vmm,
     ) -> Self {
-        let (last, first): (Vec<Section>, Vec<Section>) = layout
-            .sections
-            .iter()
-            .partition(|section| vmm == Vmm::Ec2 && section.kind == SectionKind::Cpuid);
-        let chain = first
-            .into_iter()
-            .chain(last)
-            .fold(Chain(*firmware_pages.as_bytes()), |chain, section| {
-                chain.section(section, vmm, page)
-            });
-        Self { chain, reset_eip: layout.reset_eip, vmm }
+        Stem::new(firmware_pages, layout, vmm).prefix(page)
     }
 
     /// Digests for one vCPU, two, three and so on, without end.
@@ -166,24 +201,50 @@ impl Prefix {
         cpu: CpuModel,
         features: GuestFeatures,
     ) -> impl Iterator<Item = LaunchDigest> + use<> {
-        let other = *vmsa::other(self.reset_eip, cpu, features, self.vmm).as_bytes();
-        let next = move |chain: &Chain| Some(chain.page(PageType::Vmsa, VMSA_GPA, other));
-        std::iter::successors(Some(self.first_vcpu(cpu, features)), next)
-            .map(|chain| LaunchDigest::from_bytes(chain.0))
+        self.digests_of(Vcpus::new(self.reset_eip, cpu, features, self.vmm, Reset::Current))
+    }
+
+    /// The digest for one vCPU.
+    #[cfg(feature = "appraisal")]
+    pub(crate) fn first(&self, vcpus: &Vcpus) -> [u8; 48] {
+        self.chain.page(PageType::Vmsa, VMSA_GPA, vcpus.first).0
+    }
+
+    fn digests_of(&self, vcpus: Vcpus) -> impl Iterator<Item = LaunchDigest> + use<> {
+        let next = move |chain: &Chain| Some(chain.page(PageType::Vmsa, VMSA_GPA, vcpus.other));
+        let first = self.chain.page(PageType::Vmsa, VMSA_GPA, vcpus.first);
+        std::iter::successors(Some(first), next).map(|chain| LaunchDigest::from_bytes(chain.0))
     }
 
     /// The digest for `vcpus` vCPUs.
     #[must_use]
     pub fn digest(&self, cpu: CpuModel, features: GuestFeatures, vcpus: VcpuCount) -> LaunchDigest {
-        let other = *vmsa::other(self.reset_eip, cpu, features, self.vmm).as_bytes();
-        let chain = (1..vcpus.get()).fold(self.first_vcpu(cpu, features), |chain, _| {
-            chain.page(PageType::Vmsa, VMSA_GPA, other)
-        });
+        let pages = Vcpus::new(self.reset_eip, cpu, features, self.vmm, Reset::Current);
+        let first = self.chain.page(PageType::Vmsa, VMSA_GPA, pages.first);
+        let chain = (1..vcpus.get())
+            .fold(first, |chain, _| chain.page(PageType::Vmsa, VMSA_GPA, pages.other));
         LaunchDigest::from_bytes(chain.0)
     }
+}
 
-    fn first_vcpu(&self, cpu: CpuModel, features: GuestFeatures) -> Chain {
-        let first = *vmsa::first(cpu, features, self.vmm).as_bytes();
-        self.chain.page(PageType::Vmsa, VMSA_GPA, first)
+/// Hashes of the pages of the first vCPU and of every other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vcpus {
+    first: [u8; 48],
+    pub(crate) other: [u8; 48],
+}
+
+impl Vcpus {
+    pub(crate) fn new(
+        reset_eip: u32,
+        cpu: CpuModel,
+        features: GuestFeatures,
+        vmm: Vmm,
+        reset: Reset,
+    ) -> Self {
+        Self {
+            first: *vmsa::first(cpu, features, vmm, reset).as_bytes(),
+            other: *vmsa::other(reset_eip, cpu, features, vmm, reset).as_bytes(),
+        }
     }
 }

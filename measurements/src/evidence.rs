@@ -20,6 +20,17 @@ pub const REPORT_LEN: usize = 1184;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Base64Bytes(pub Vec<u8>);
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Base64Bytes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Base64Bytes".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "contentEncoding": "base64" })
+    }
+}
+
 impl Serialize for Base64Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(&self.0))
@@ -35,6 +46,7 @@ impl<'de> Deserialize<'de> for Base64Bytes {
 
 /// What `GET /v1/evidence?nonce=` answers, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
     /// Version of this format: [`Evidence::SCHEMA`].

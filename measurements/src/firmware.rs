@@ -8,6 +8,7 @@
 //! before the end of the file, read backwards) and `OvmfPkg/ResetVector/X64/OvmfSevMetadata.asm`.
 
 use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, Immutable, KnownLayout, little_endian as le};
 
 use crate::digest::Chain;
 use crate::hash::{Sha256Hash, Sha384Hash};
@@ -100,6 +101,7 @@ pub enum FirmwareError {
 
 /// What a section of the SEV metadata is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum SectionKind {
     /// Memory that the firmware uses before it validates any itself.
@@ -139,10 +141,12 @@ impl SectionKind {
 
 /// One section of the SEV metadata: whole pages that are measured before the guest starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Section {
     /// Guest physical address.
     #[serde(with = "number::gpa")]
+    #[cfg_attr(feature = "schema", schemars(with = "number::Hex"))]
     pub gpa: u32,
     /// Length in bytes.
     pub size: u32,
@@ -159,15 +163,18 @@ impl Section {
 
 /// What the tables at the end of a firmware file say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
     /// The sections in the order in which they are measured.
     pub sections: Vec<Section>,
     /// Where every vCPU but the first starts.
     #[serde(with = "number::gpa")]
+    #[cfg_attr(feature = "schema", schemars(with = "number::Hex"))]
     pub reset_eip: u32,
     /// Guest physical address of the table of kernel hashes; zero for none.
     #[serde(with = "number::gpa")]
+    #[cfg_attr(feature = "schema", schemars(with = "number::Hex"))]
     pub hashes_table_gpa: u32,
 }
 
@@ -334,6 +341,38 @@ fn split_entry(bytes: &[u8]) -> Option<(&[u8], usize, [u8; 16])> {
     Some((before, usize::from(u16::from_le_bytes(*len)), *guid))
 }
 
+/// The head of the SEV metadata: `OvmfSevMetadataHeader` of `OvmfSevMetadata.asm`.
+#[derive(Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct MetadataAbi {
+    signature: [u8; 4],
+    len: le::U32,
+    version: le::U32,
+    count: le::U32,
+}
+
+/// A section of the SEV metadata.
+#[derive(Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct SectionAbi {
+    gpa: le::U32,
+    size: le::U32,
+    kind: le::U32,
+}
+
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(offset_of!(MetadataAbi, signature) == 0);
+    assert!(offset_of!(MetadataAbi, len) == 4);
+    assert!(offset_of!(MetadataAbi, version) == 8);
+    assert!(offset_of!(MetadataAbi, count) == 12);
+    assert!(size_of::<MetadataAbi>() == 16);
+    assert!(offset_of!(SectionAbi, gpa) == 0);
+    assert!(offset_of!(SectionAbi, size) == 4);
+    assert!(offset_of!(SectionAbi, kind) == 8);
+    assert!(size_of::<SectionAbi>() == 12);
+};
+
 /// Reads the sections of the metadata that starts `offset` bytes before the end of `bytes`.
 fn metadata_sections(bytes: &[u8], offset: u32) -> Result<Vec<Section>, FirmwareError> {
     let malformed = |problem| FirmwareError::Metadata { problem };
@@ -342,26 +381,27 @@ fn metadata_sections(bytes: &[u8], offset: u32) -> Result<Vec<Section>, Firmware
         .and_then(|offset| bytes.len().checked_sub(offset))
         .and_then(|start| bytes.get(start..))
         .ok_or_else(|| malformed("its offset lies outside the file"))?;
-    let (header, rest) = words::<4>(metadata).ok_or_else(|| malformed("it is cut off"))?;
-    let [signature, len, version, count] = header;
-    if signature != u32::from_le_bytes(*b"ASEV") {
+    let (header, rest) =
+        MetadataAbi::read_from_prefix(metadata).map_err(|_| malformed("it is cut off"))?;
+    if header.signature != *b"ASEV" {
         return Err(malformed("it does not start with ASEV"));
     }
-    if version != 1 {
+    if header.version.get() != 1 {
         return Err(malformed("its version is not 1"));
     }
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let count = usize::try_from(header.count.get()).unwrap_or(usize::MAX);
     if count > MAX_SECTIONS {
         return Err(malformed("it has more than 32 sections"));
     }
-    if usize::try_from(len).ok() != Some(16 + 12 * count) {
+    if usize::try_from(header.len.get()).ok() != Some(16 + 12 * count) {
         return Err(malformed("its length does not fit its number of sections"));
     }
     let mut sections = Vec::with_capacity(count);
     let mut rest = rest;
     for index in 0..count {
-        let ([gpa, size, kind], after) =
-            words::<3>(rest).ok_or_else(|| malformed("its sections are cut off"))?;
+        let (SectionAbi { gpa, size, kind }, after) = SectionAbi::read_from_prefix(rest)
+            .map_err(|_| malformed("its sections are cut off"))?;
+        let (gpa, size, kind) = (gpa.get(), size.get(), kind.get());
         let problem = "expected type 1, 2, 3, 4 or 0x10";
         let kind = SectionKind::from_number(kind).ok_or(FirmwareError::Section {
             index,
@@ -374,16 +414,4 @@ fn metadata_sections(bytes: &[u8], offset: u32) -> Result<Vec<Section>, Firmware
         rest = after;
     }
     Ok(sections)
-}
-
-/// Takes `N` little-endian words.
-fn words<const N: usize>(bytes: &[u8]) -> Option<([u32; N], &[u8])> {
-    let mut words = [0; N];
-    let mut rest = bytes;
-    for word in &mut words {
-        let (chunk, after) = rest.split_first_chunk::<4>()?;
-        *word = u32::from_le_bytes(*chunk);
-        rest = after;
-    }
-    Some((words, rest))
 }

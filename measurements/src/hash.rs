@@ -41,6 +41,8 @@ macro_rules! fixed_bytes {
         impl $name {
             /// Length in bytes.
             pub const LEN: usize = $len;
+            /// All bytes zero: how reports write that there is none.
+            pub const ZERO: Self = Self([0; $len]);
 
             /// Takes the bytes as they are.
             #[must_use]
@@ -64,6 +66,22 @@ macro_rules! fixed_bytes {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let digits = 2 * $len;
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": format!("^[0-9a-f]{{{digits}}}$"),
+                    "description": concat!("Lower-case hex: ", $what)
+                })
             }
         }
 
@@ -119,6 +137,27 @@ fixed_bytes!(
     /// `CHIP_ID` of a report: 64 bytes; Turin fills only the first eight.
     ChipId, 64, "a CHIP_ID"
 );
+
+fixed_bytes!(
+    /// `FAMILY_ID` of an ID block and of a report.
+    FamilyId, 16, "a FAMILY_ID"
+);
+fixed_bytes!(
+    /// `IMAGE_ID` of an ID block and of a report.
+    ImageId, 16, "an IMAGE_ID"
+);
+
+impl Default for FamilyId {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl Default for ImageId {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
 
 impl Sha256Hash {
     /// Hashes `bytes`.

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, little_endian as le};
 
 use crate::firmware::{Layout, PAGE_LEN, guid};
 use crate::hash::Sha256Hash;
@@ -13,8 +14,46 @@ use crate::hash::Sha256Hash;
 /// Length of the table, padding included.
 pub const TABLE_LEN: usize = 176;
 
+/// Length of an entry.
 const ENTRY_LEN: u16 = 16 + 2 + 32;
+/// Length of the table as its header counts it, without the padding.
 const HEADER_LEN: u16 = 16 + 2 + 3 * ENTRY_LEN;
+
+/// QEMU's `SevHashTableEntry`.
+#[derive(Debug, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Entry {
+    guid: [u8; 16],
+    len: le::U16,
+    hash: [u8; 32],
+}
+
+/// QEMU's `PaddedSevHashTable`.
+#[derive(Debug, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Table {
+    guid: [u8; 16],
+    len: le::U16,
+    cmdline: Entry,
+    initrd: Entry,
+    kernel: Entry,
+    padding: [u8; 8],
+}
+
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(offset_of!(Entry, guid) == 0);
+    assert!(offset_of!(Entry, len) == 16);
+    assert!(offset_of!(Entry, hash) == 18);
+    assert!(size_of::<Entry>() == 50);
+    assert!(offset_of!(Table, guid) == 0);
+    assert!(offset_of!(Table, len) == 16);
+    assert!(offset_of!(Table, cmdline) == 18);
+    assert!(offset_of!(Table, initrd) == 68);
+    assert!(offset_of!(Table, kernel) == 118);
+    assert!(offset_of!(Table, padding) == 168);
+    assert!(size_of::<Table>() == TABLE_LEN);
+};
 
 /// 9438d606-4f22-4cc9-b479-a793d411fd21: the table.
 const TABLE_GUID: [u8; 16] = guid(0x9438_d606, 0x4f22, 0x4cc9, 0xb479_a793_d411_fd21);
@@ -60,6 +99,7 @@ pub enum KernelHashesError {
 
 /// The three hashes, as the firmware compares them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct KernelHashes {
     /// SHA-256 of the command line's bytes and one NUL.
@@ -88,19 +128,22 @@ impl KernelHashes {
     /// The table as it stands in the guest's memory.
     #[must_use]
     pub fn table(&self) -> [u8; TABLE_LEN] {
-        let mut bytes = Vec::with_capacity(TABLE_LEN);
-        bytes.extend_from_slice(&TABLE_GUID);
-        bytes.extend_from_slice(&HEADER_LEN.to_le_bytes());
-        for (guid, hash) in
-            [(CMDLINE_GUID, self.cmdline), (INITRD_GUID, self.initrd), (KERNEL_GUID, self.kernel)]
-        {
-            bytes.extend_from_slice(&guid);
-            bytes.extend_from_slice(&ENTRY_LEN.to_le_bytes());
-            bytes.extend_from_slice(hash.as_bytes());
-        }
-        let mut table = [0; TABLE_LEN];
-        table[..bytes.len()].copy_from_slice(&bytes);
-        table
+        let entry = |guid, hash: Sha256Hash| Entry {
+            guid,
+            len: le::U16::new(ENTRY_LEN),
+            hash: *hash.as_bytes(),
+        };
+        let table = Table {
+            guid: TABLE_GUID,
+            len: le::U16::new(HEADER_LEN),
+            cmdline: entry(CMDLINE_GUID, self.cmdline),
+            initrd: entry(INITRD_GUID, self.initrd),
+            kernel: entry(KERNEL_GUID, self.kernel),
+            padding: [0; 8],
+        };
+        let mut bytes = [0; TABLE_LEN];
+        bytes.copy_from_slice(table.as_bytes());
+        bytes
     }
 
     /// A page of zeros with the table at `offset`; `None` where it does not fit.

@@ -1,14 +1,14 @@
 //! The shape of a VM: what of a launch varies within one image and is in the launch digest.
 //!
 //! The launcher makes QEMU's arguments from a [`Shape`], the builder enumerates shapes, a
-//! verifier names the one that a report fits. The table of CPU models stands here and nowhere
-//! else.
+//! verifier names the one that a report fits.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use crate::cpu::CpuModel;
 use crate::number;
 
 /// Why a value is no part of a shape.
@@ -21,10 +21,23 @@ pub enum ShapeError {
         found: u64,
     },
     /// No such CPU model is known.
-    #[error("CPU model {name:?} is unknown: expected one of {}", CpuModel::list())]
+    #[error(
+        "CPU model {name:?} is unknown: expected one of {}, or a CPU by family/model/stepping \
+         such as 25/17/1 or by CPUID signature such as 0xa10f11",
+        CpuModel::list()
+    )]
     CpuModel {
         /// The name found, shortened.
         name: String,
+    },
+    /// A CPU by its numbers is impossible.
+    #[error(
+        "CPU {text:?} is impossible: expected a decimal family/model/stepping up to 270/255/15, \
+         or a CPUID signature of 0x and hex digits with bits 12-15 and 28-31 zero"
+    )]
+    Signature {
+        /// The text found, shortened.
+        text: String,
     },
     /// The mask lacks the bit that every SNP guest has.
     #[error("guest features {found:#x} lack bit 0 (SNPActive)")]
@@ -42,6 +55,8 @@ pub struct VcpuCount(u16);
 impl VcpuCount {
     /// Most vCPUs.
     pub const MAX: u16 = 512;
+    /// [`VcpuCount::MAX`], as a count.
+    pub const GREATEST: Self = Self(Self::MAX);
 
     /// Takes a number of vCPUs.
     ///
@@ -58,6 +73,17 @@ impl VcpuCount {
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for VcpuCount {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "VcpuCount".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": Self::MAX })
     }
 }
 
@@ -81,104 +107,6 @@ impl fmt::Display for VcpuCount {
     }
 }
 
-/// A CPU model by QEMU's name. Its CPUID signature is what RDX holds when a vCPU starts, and so
-/// is in the digest; the silicon underneath is not.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CpuModel {
-    name: &'static str,
-    signature: u32,
-}
-
-const NAPLES: u32 = 0x80_0f12;
-const ROME: u32 = 0x83_0f10;
-const MILAN: u32 = 0xa0_0f11;
-const GENOA: u32 = 0xa1_0f10;
-const TURIN: u32 = 0xb0_0f00;
-
-const fn model(name: &'static str, signature: u32) -> CpuModel {
-    CpuModel { name, signature }
-}
-
-impl CpuModel {
-    /// Every model, as QEMU 11.1 names them (`query-cpu-model-expansion`).
-    pub const ALL: [Self; 25] = [
-        model("EPYC", NAPLES),
-        model("EPYC-v1", NAPLES),
-        model("EPYC-v2", NAPLES),
-        model("EPYC-v3", NAPLES),
-        model("EPYC-v4", NAPLES),
-        model("EPYC-v5", NAPLES),
-        model("EPYC-IBPB", NAPLES),
-        model("EPYC-Rome", ROME),
-        model("EPYC-Rome-v1", ROME),
-        model("EPYC-Rome-v2", ROME),
-        model("EPYC-Rome-v3", ROME),
-        model("EPYC-Rome-v4", ROME),
-        model("EPYC-Rome-v5", ROME),
-        model("EPYC-Milan", MILAN),
-        model("EPYC-Milan-v1", MILAN),
-        model("EPYC-Milan-v2", MILAN),
-        model("EPYC-Milan-v3", MILAN),
-        model("EPYC-Milan-v4", MILAN),
-        model("EPYC-Genoa", GENOA),
-        model("EPYC-Genoa-v1", GENOA),
-        model("EPYC-Genoa-v2", GENOA),
-        model("EPYC-Genoa-v3", GENOA),
-        model("EPYC-Turin", TURIN),
-        model("EPYC-Turin-v1", TURIN),
-        model("EPYC-Turin-v2", TURIN),
-    ];
-
-    /// QEMU's name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        self.name
-    }
-
-    /// CPUID leaf 1, EAX.
-    #[must_use]
-    pub const fn signature(self) -> u32 {
-        self.signature
-    }
-
-    fn list() -> String {
-        Self::ALL.map(Self::name).join(", ")
-    }
-}
-
-impl FromStr for CpuModel {
-    type Err = ShapeError;
-
-    fn from_str(name: &str) -> Result<Self, ShapeError> {
-        let unknown = || ShapeError::CpuModel { name: name.chars().take(60).collect() };
-        Self::ALL.into_iter().find(|model| model.name == name).ok_or_else(unknown)
-    }
-}
-
-impl fmt::Display for CpuModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name)
-    }
-}
-
-impl fmt::Debug for CpuModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CpuModel({}, {:#x})", self.name, self.signature)
-    }
-}
-
-impl Serialize for CpuModel {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name)
-    }
-}
-
-impl<'de> Deserialize<'de> for CpuModel {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 /// `SEV_FEATURES` of the VMSA: which protections of SNP a vCPU starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestFeatures(u64);
@@ -186,6 +114,8 @@ pub struct GuestFeatures(u64);
 impl GuestFeatures {
     /// SNP and nothing else: what stock QEMU and KVM set.
     pub const SNP_ACTIVE: Self = Self(1);
+    /// SNP and `DebugSwap`: what KVM of Linux 6.6 to 6.8 set where its module has `debug_swap=1`.
+    pub const DEBUG_SWAP: Self = Self(0x21);
 
     /// Takes a mask.
     ///
@@ -203,7 +133,38 @@ impl GuestFeatures {
     pub const fn raw(self) -> u64 {
         self.0
     }
+
+    /// The names of its bits, `bit N` for one without a name here.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        let name = |bit: u32| {
+            let known = FEATURE_NAMES.iter().find(|(number, _)| *number == bit);
+            known.map_or_else(|| format!("bit {bit}"), |(_, name)| (*name).to_owned())
+        };
+        (0..u64::BITS).filter(|bit| self.0 >> bit & 1 == 1).map(name).collect()
+    }
 }
+
+/// Bits of `SEV_FEATURES`: AMD document 24593, revision 3.43, appendix "Layout of VMCB"; the last two
+/// by the Linux patches that introduce them.
+const FEATURE_NAMES: [(u32, &str); 16] = [
+    (0, "SNPActive"),
+    (1, "vTOM"),
+    (2, "ReflectVC"),
+    (3, "RestrictedInjection"),
+    (4, "AlternateInjection"),
+    (5, "DebugSwap"),
+    (6, "PreventHostIBS"),
+    (7, "BTBIsolation"),
+    (8, "VmplSSS"),
+    (9, "SecureTSC"),
+    (10, "VmgexitParameter"),
+    (12, "IbsVirtualization"),
+    (14, "VmsaRegProt"),
+    (15, "SmtProtection"),
+    (16, "SecureAVIC"),
+    (21, "IBPBOnEntry"),
+];
 
 impl Default for GuestFeatures {
     fn default() -> Self {
@@ -214,6 +175,17 @@ impl Default for GuestFeatures {
 impl fmt::Display for GuestFeatures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&number::format(self.0))
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for GuestFeatures {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "GuestFeatures".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        number::Hex::json_schema(generator)
     }
 }
 
@@ -236,6 +208,7 @@ impl<'de> Deserialize<'de> for GuestFeatures {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Vmm {
     /// QEMU 9.1 or newer on KVM 6.11 or newer.
@@ -248,6 +221,15 @@ pub enum Vmm {
 }
 
 impl Vmm {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Qemu, Self::Ec2, Self::Gce];
+
+    /// Reads the name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|vmm| vmm.name() == name)
+    }
+
     /// The lower-case name, as in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -267,6 +249,7 @@ impl fmt::Display for Vmm {
 
 /// One shape of a VM. Ordered as the table of a manifest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
     /// Who starts it.
@@ -286,18 +269,37 @@ impl fmt::Display for Shape {
     }
 }
 
+/// Writes numbers as ranges: `1-4, 8`.
+#[must_use]
+pub fn ranges(numbers: &BTreeSet<u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, end)) if *end + 1 == *number => *end = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let text = |(start, end): &(u16, u16)| {
+        if start == end { start.to_string() } else { format!("{start}-{end}") }
+    };
+    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_one_signature_and_unknown_names_are_listed() {
-        for (index, model) in CpuModel::ALL.iter().enumerate() {
-            assert_eq!(model.name().parse::<CpuModel>().unwrap(), *model);
-            assert!(CpuModel::ALL[..index].iter().all(|other| other.name() != model.name()));
-        }
-        let error = "epyc-v4".parse::<CpuModel>().unwrap_err().to_string();
-        assert!(error.contains("EPYC-v4, "), "{error}");
+    fn features_have_names() {
+        let names = |raw| GuestFeatures::new(raw).unwrap().names().join("+");
+        assert_eq!(names(0x1), "SNPActive");
+        assert_eq!(names(0x221), "SNPActive+DebugSwap+SecureTSC");
+        assert_eq!(names(1 << 63 | 1), "SNPActive+bit 63");
+    }
+
+    #[test]
+    fn numbers_are_told_as_ranges() {
+        assert_eq!(ranges(&BTreeSet::from([1, 2, 4, 6, 7, 8])), "1-2, 4, 6-8");
     }
 
     #[test]

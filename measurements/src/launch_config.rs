@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, CanonicalError};
+use crate::gpu_evidence::GpuSet;
 use crate::hash::{HostData, Sha256Hash};
 
 /// Serial of the virtio disk that holds the launch config, padded with zero bytes.
@@ -17,6 +18,7 @@ pub const MAX_LEN: usize = 256 * 1024;
 
 /// What varies from VM to VM of one image. Everything in it is known to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LaunchConfig {
     /// Version of this format: [`LaunchConfig::SCHEMA`].
@@ -26,6 +28,9 @@ pub struct LaunchConfig {
     pub ssh_authorized_keys: Vec<String>,
     /// Name of the VM, for its host name.
     pub name: String,
+    /// The GPUs that the VM is promised; absent without GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuSet>,
 }
 
 /// Why a launch config is refused.
@@ -64,6 +69,9 @@ pub enum LaunchConfigError {
         /// The name found, shortened.
         name: String,
     },
+    /// The GPUs are none that a VM can have.
+    #[error("gpus: {0}")]
+    Gpus(String),
 }
 
 const KEY_TYPES: [&str; 7] = [
@@ -118,6 +126,9 @@ impl LaunchConfig {
         if !named {
             return Err(LaunchConfigError::Name { name: self.name.chars().take(80).collect() });
         }
+        if let Some(fault) = self.gpus.as_ref().and_then(GpuSet::fault) {
+            return Err(LaunchConfigError::Gpus(fault));
+        }
         match self.ssh_authorized_keys.iter().position(|line| !is_key_line(line)) {
             None => Ok(()),
             Some(index) => {
@@ -134,7 +145,7 @@ pub fn host_data(bytes: &[u8]) -> HostData {
     Sha256Hash::of(bytes).into()
 }
 
-fn is_key_line(line: &str) -> bool {
+pub(crate) fn is_key_line(line: &str) -> bool {
     let mut words = line.splitn(3, ' ');
     let (kind, key) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
@@ -149,7 +160,12 @@ mod tests {
     use super::*;
 
     fn config(key: &str) -> LaunchConfig {
-        LaunchConfig { schema: 1, ssh_authorized_keys: vec![key.into()], name: "vm-1".into() }
+        LaunchConfig {
+            schema: 1,
+            ssh_authorized_keys: vec![key.into()],
+            name: "vm-1".into(),
+            gpus: None,
+        }
     }
 
     #[test]
@@ -175,6 +191,27 @@ mod tests {
                 matches!(config(line).to_bytes(), Err(LaunchConfigError::Key { .. })),
                 "{line}"
             );
+        }
+    }
+
+    #[test]
+    fn gpus_are_bounded_and_absent_without_any() {
+        let none = config("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA");
+        let bytes = String::from_utf8(none.to_bytes().unwrap()).unwrap();
+        assert!(!bytes.contains("gpus"), "{bytes}");
+        let set = GpuSet { chip: "GH100".into(), count: 8, board: None, nvswitches: 4 };
+        let some = LaunchConfig { gpus: Some(set.clone()), ..none.clone() };
+        let bytes = some.to_bytes().unwrap();
+        assert!(bytes.starts_with(br#"{"gpus":{"chip":"GH100","count":8,"nvswitches":4},"name""#));
+        assert_eq!(LaunchConfig::from_bytes(&bytes).unwrap(), some);
+        for bad in [
+            GpuSet { chip: "gh100".into(), ..set.clone() },
+            GpuSet { chip: String::new(), ..set.clone() },
+            GpuSet { board: Some("G520 0200".into()), ..set.clone() },
+            GpuSet { count: 0, ..set.clone() },
+        ] {
+            let config = LaunchConfig { gpus: Some(bad), ..none.clone() };
+            assert!(matches!(config.to_bytes(), Err(LaunchConfigError::Gpus(_))), "{config:?}");
         }
     }
 

@@ -2,6 +2,8 @@
 //! digest of any shape can be computed without firmware, kernel, initrd or command line.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::convert::Infallible;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,43 +23,50 @@ pub enum LawError {
     /// The kernel hashes cannot be measured.
     #[error("the law cannot measure a kernel")]
     KernelHashes(#[from] KernelHashesError),
+    /// It is a firmware's law, and a release's was expected.
+    #[error("the law has no kernel_hashes: expected the law of a release")]
+    NoKernelHashes,
+    /// It is too long.
+    #[error("the law has {len} bytes, expected at most {MAX_LEN}")]
+    TooLong {
+        /// The length found.
+        len: usize,
+    },
+    /// It is not JSON of the expected shape.
+    #[error("not a law: {0}")]
+    Malformed(String),
 }
 
 /// What decides every launch digest of one release, checked: a digest can always be computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "Raw", try_from = "Raw")]
 pub struct Law {
-    firmware_sha256: Sha256Hash,
-    firmware_pages: Sha384Hash,
-    layout: Layout,
+    firmware: Firmware,
     hashes: KernelHashes,
 }
 
 impl Law {
-    /// The law of a firmware with a kernel, initrd and command line. `firmware_sha256` is what
-    /// the caller knows the file by.
+    /// The law of a firmware with a kernel, initrd and command line.
     ///
     /// # Errors
     /// When the firmware has no page for kernel hashes, or none that holds their table.
-    pub fn new(
-        firmware: &Firmware,
-        firmware_sha256: Sha256Hash,
-        hashes: &KernelHashes,
-    ) -> Result<Self, LawError> {
-        let (firmware_pages, layout) = (firmware.pages, firmware.layout.clone());
-        Self { firmware_sha256, firmware_pages, layout, hashes: *hashes }.checked()
+    pub fn new(firmware: &Firmware, hashes: &KernelHashes) -> Result<Self, LawError> {
+        firmware.layout.check()?;
+        hashes.page_for(&firmware.layout)?;
+        Ok(Self { firmware: firmware.clone(), hashes: *hashes })
     }
 
-    fn checked(self) -> Result<Self, LawError> {
-        self.layout.check()?;
-        self.hashes.page_for(&self.layout)?;
-        Ok(self)
+    /// The firmware's part of it.
+    #[must_use]
+    pub const fn firmware(&self) -> &Firmware {
+        &self.firmware
     }
 
     /// SHA-256 of the firmware file.
     #[must_use]
     pub const fn firmware_sha256(&self) -> &Sha256Hash {
-        &self.firmware_sha256
+        &self.firmware.sha256
     }
 
     /// The hashes of kernel, initrd and command line.
@@ -69,7 +78,7 @@ impl Law {
     /// What the firmware's tables say.
     #[must_use]
     pub const fn layout(&self) -> &Layout {
-        &self.layout
+        &self.firmware.layout
     }
 
     /// The digest of one shape.
@@ -82,37 +91,93 @@ impl Law {
     /// only share one chain, and all on one VMM share what comes before the first vCPU.
     #[must_use]
     pub fn matrix(&self, shapes: &[Shape]) -> Vec<LaunchDigest> {
-        // CPU models with one signature have one chain: the name is not in the digest.
-        let key = |s: &Shape| (s.vmm, s.cpu_model.signature(), s.guest_features);
-        let mut chains = BTreeMap::new();
-        for shape in shapes {
-            let (most, _) = chains.entry(key(shape)).or_insert((shape.vcpus, *shape));
-            *most = shape.vcpus.max(*most);
-        }
-        let mut prefixes = BTreeMap::new();
-        let digests: BTreeMap<_, Vec<LaunchDigest>> = chains
-            .into_iter()
-            .map(|(key, (most, shape))| {
-                let prefix = prefixes.entry(shape.vmm).or_insert_with(|| self.prefix(shape.vmm));
-                let digests = prefix.digests(shape.cpu_model, shape.guest_features);
-                (key, digests.take(usize::from(most.get())).collect())
-            })
-            .collect();
-        shapes.iter().map(|s| digests[&key(s)][usize::from(s.vcpus.get() - 1)]).collect()
+        let Ok(digests) = matrix(shapes, |vmm| Ok::<_, Infallible>(self.prefix(vmm)));
+        digests
     }
 
-    fn prefix(&self, vmm: Vmm) -> Prefix {
+    /// The launch up to its first vCPU.
+    #[must_use]
+    pub fn prefix(&self, vmm: Vmm) -> Prefix {
         Prefix::with_page(
-            &self.firmware_pages,
-            &self.layout,
-            self.hashes.page_for(&self.layout).ok().as_deref(),
+            &self.firmware.pages,
+            &self.firmware.layout,
+            self.hashes.page_for(&self.firmware.layout).ok().as_deref(),
             vmm,
         )
     }
 }
 
+/// The digests of many shapes, in their order, from the prefix of each VMM.
+///
+/// # Errors
+/// When a prefix cannot be made.
+pub fn matrix<E>(
+    shapes: &[Shape],
+    prefix: impl Fn(Vmm) -> Result<Prefix, E>,
+) -> Result<Vec<LaunchDigest>, E> {
+    // CPU models with one signature have one chain: the name is not in the digest.
+    let key = |s: &Shape| (s.vmm, s.cpu_model.signature(), s.guest_features);
+    let mut chains = BTreeMap::new();
+    let mut prefixes = BTreeMap::new();
+    for shape in shapes {
+        let (most, _) = chains.entry(key(shape)).or_insert((shape.vcpus, *shape));
+        *most = shape.vcpus.max(*most);
+        if let Entry::Vacant(slot) = prefixes.entry(shape.vmm) {
+            slot.insert(prefix(shape.vmm)?);
+        }
+    }
+    let digests: BTreeMap<_, Vec<LaunchDigest>> = chains
+        .into_iter()
+        .map(|(key, (most, shape))| {
+            let digests = prefixes[&shape.vmm].digests(shape.cpu_model, shape.guest_features);
+            (key, digests.take(usize::from(most.get())).collect())
+        })
+        .collect();
+    Ok(shapes.iter().map(|s| digests[&key(s)][usize::from(s.vcpus.get() - 1)]).collect())
+}
+
+/// A law as anyone may hand it in: that of a release, or of a firmware alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Raw", try_from = "Raw")]
+pub struct OpenLaw {
+    /// The firmware's part.
+    pub firmware: Firmware,
+    /// The kernel's part; a firmware's law has none.
+    pub kernel_hashes: Option<KernelHashes>,
+}
+
+/// Most bytes of a law in JSON.
+pub const MAX_LEN: usize = 64 * 1024;
+
+impl OpenLaw {
+    /// Reads JSON, checked: the sections can be measured, and with kernel hashes their table has
+    /// its page.
+    ///
+    /// # Errors
+    /// When it is too long or is no such law.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LawError> {
+        if bytes.len() > MAX_LEN {
+            return Err(LawError::TooLong { len: bytes.len() });
+        }
+        serde_json::from_slice(bytes).map_err(|error| LawError::Malformed(error.to_string()))
+    }
+}
+
+impl From<Firmware> for OpenLaw {
+    fn from(firmware: Firmware) -> Self {
+        Self { firmware, kernel_hashes: None }
+    }
+}
+
+impl From<Law> for OpenLaw {
+    fn from(Law { firmware, hashes }: Law) -> Self {
+        Self { firmware, kernel_hashes: Some(hashes) }
+    }
+}
+
 /// The JSON object.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Raw {
     /// SHA-256 of the firmware file.
@@ -121,17 +186,20 @@ struct Raw {
     firmware_pages: Sha384Hash,
     sections: Vec<Section>,
     #[serde(with = "number::gpa")]
+    #[cfg_attr(feature = "schema", schemars(with = "number::Hex"))]
     reset_eip: u32,
     #[serde(with = "number::gpa")]
+    #[cfg_attr(feature = "schema", schemars(with = "number::Hex"))]
     hashes_table_gpa: u32,
-    kernel_hashes: KernelHashes,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel_hashes: Option<KernelHashes>,
 }
 
-impl From<Law> for Raw {
-    fn from(law: Law) -> Self {
-        let Law { firmware_sha256, firmware_pages, layout, hashes } = law;
+impl From<OpenLaw> for Raw {
+    fn from(law: OpenLaw) -> Self {
+        let OpenLaw { firmware: Firmware { sha256, pages, layout }, kernel_hashes } = law;
         let Layout { sections, reset_eip, hashes_table_gpa } = layout;
-        let kernel_hashes = hashes;
+        let (firmware_sha256, firmware_pages) = (sha256, pages);
         Self {
             firmware_sha256,
             firmware_pages,
@@ -143,7 +211,13 @@ impl From<Law> for Raw {
     }
 }
 
-impl TryFrom<Raw> for Law {
+impl From<Law> for Raw {
+    fn from(law: Law) -> Self {
+        OpenLaw::from(law).into()
+    }
+}
+
+impl TryFrom<Raw> for OpenLaw {
     type Error = LawError;
 
     fn try_from(raw: Raw) -> Result<Self, LawError> {
@@ -156,6 +230,20 @@ impl TryFrom<Raw> for Law {
             kernel_hashes,
         } = raw;
         let layout = Layout { sections, reset_eip, hashes_table_gpa };
-        Self { firmware_sha256, firmware_pages, layout, hashes: kernel_hashes }.checked()
+        let firmware = Firmware { sha256: firmware_sha256, pages: firmware_pages, layout };
+        match kernel_hashes {
+            Some(hashes) => _ = Law::new(&firmware, &hashes)?,
+            None => firmware.layout.check()?,
+        }
+        Ok(Self { firmware, kernel_hashes })
+    }
+}
+
+impl TryFrom<Raw> for Law {
+    type Error = LawError;
+
+    fn try_from(raw: Raw) -> Result<Self, LawError> {
+        let OpenLaw { firmware, kernel_hashes } = raw.try_into()?;
+        Self::new(&firmware, &kernel_hashes.ok_or(LawError::NoKernelHashes)?)
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::canonical::{self, CanonicalError};
 use crate::cmdline::{self, BootParams, CmdlineError};
 use crate::hash::{LaunchDigest, Sha256Hash};
+use crate::identity::{Identity, IdentityError};
 use crate::kernel_hashes::KernelHashes;
 use crate::launch::{CpuModel, GuestFeatures, Shape, VcpuCount, Vmm};
 use crate::law::Law;
@@ -83,6 +84,9 @@ pub enum ManifestError {
     /// The command line is refused.
     #[error("boot.cmdline is refused")]
     Cmdline(#[from] CmdlineError),
+    /// What it says of ID blocks is malformed.
+    #[error("id_block is refused")]
+    Identity(#[from] IdentityError),
     /// Two places of the manifest contradict each other.
     #[error("manifest contradicts itself: {what} is {found}, expected {expected}")]
     Contradiction {
@@ -117,6 +121,7 @@ pub enum ManifestError {
 
 /// What a release is called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     /// Name of the image.
@@ -129,6 +134,7 @@ pub struct Release {
 
 /// One file of the release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Artifact {
     /// SHA-256 of the file.
@@ -139,6 +145,7 @@ pub struct Artifact {
 
 /// What the kernel is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Boot {
     /// The exact command line.
@@ -149,6 +156,7 @@ pub struct Boot {
 
 /// What the release was built from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Inputs {
     /// SHA-256 of image.toml.
@@ -163,6 +171,7 @@ pub struct Inputs {
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceValue {
     /// How many vCPUs start.
@@ -178,6 +187,13 @@ pub struct ReferenceValue {
 }
 
 impl ReferenceValue {
+    /// The row of a shape.
+    #[must_use]
+    pub const fn new(shape: Shape, measurement: LaunchDigest) -> Self {
+        let Shape { vmm, cpu_model, guest_features, vcpus } = shape;
+        Self { vcpus, cpu_model, guest_features, vmm, measurement }
+    }
+
     /// The shape of this row.
     #[must_use]
     pub const fn shape(&self) -> Shape {
@@ -192,6 +208,7 @@ impl ReferenceValue {
 
 /// The manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of this format: [`Manifest::SCHEMA`].
@@ -206,6 +223,9 @@ pub struct Manifest {
     pub inputs: Inputs,
     /// What the host may do to a VM of it.
     pub guest_policy: GuestPolicy,
+    /// What the ID blocks of its VMs state; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_block: Option<Identity>,
     /// What every launch digest follows.
     pub law: Law,
     /// The launch digests, sorted by shape.
@@ -251,13 +271,7 @@ impl Manifest {
         shapes
             .into_iter()
             .zip(digests)
-            .map(|(Shape { vmm, cpu_model, guest_features, vcpus }, measurement)| ReferenceValue {
-                vcpus,
-                cpu_model,
-                guest_features,
-                vmm,
-                measurement,
-            })
+            .map(|(shape, measurement)| ReferenceValue::new(shape, measurement))
             .collect()
     }
 
@@ -289,6 +303,9 @@ impl Manifest {
         }
         check_name("name", &self.release.name)?;
         check_name("version", &self.release.version)?;
+        if let Some(identity) = &self.id_block {
+            identity.check()?;
+        }
         self.check_boot()?;
         self.check_artifacts()?;
         self.check_table()

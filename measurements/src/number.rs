@@ -27,6 +27,21 @@ pub(crate) fn parse(text: &str, what: &'static str) -> Result<u64, NumberError> 
     }
 }
 
+/// The one spelling, for a JSON schema.
+#[cfg(feature = "schema")]
+pub(crate) struct Hex;
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Hex {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Hex".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^0x(0|[1-9a-f][0-9a-f]*)$" })
+    }
+}
+
 /// `#[serde(with)]` for a 32-bit address.
 pub(crate) mod gpa {
     use super::{Deserializer, Serializer};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// can never be talked into the other, and it is refused by every verifier that was not told by
 /// hand to trust a simulated root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Platform {
     /// AMD SEV-SNP.

@@ -5,12 +5,15 @@
 //! not true: its signature is checked in `chain`. Reserved bytes must be zero, so
 //! that nothing is in a report that this code does not know.
 
-use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout, little_endian as le};
+mod unsigned;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
 use crate::evidence::REPORT_LEN;
-use crate::hash::{ChipId, HostData, LaunchDigest, ReportData, Sha384Hash};
-use crate::policy::GuestPolicy;
-use crate::tcb::{Product, Tcb};
+use crate::hash::{ChipId, FamilyId, HostData, ImageId, LaunchDigest, ReportData, Sha384Hash};
+use crate::tcb::Product;
+
+pub use unsigned::{IdBlockFields, Unsigned, with_signature};
 
 /// How many bytes of a report are signed, from its start.
 pub const SIGNED_LEN: usize = 0x2a0;
@@ -19,6 +22,8 @@ pub const COMPONENT_LEN: usize = 72;
 
 /// The signature algorithm's number: ECDSA P-384 with SHA-384.
 const ECDSA_P384_SHA384: u32 = 1;
+/// The bit of the key's flags for an author key.
+const AUTHOR_KEY_EN: u32 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -73,6 +78,7 @@ const _: () = {
     assert!(offset_of!(Abi, current_tcb) == 0x38);
     assert!(offset_of!(Abi, platform_info) == 0x40);
     assert!(offset_of!(Abi, key_info) == 0x48);
+    assert!(offset_of!(Abi, reserved_04c) == 0x4c);
     assert!(offset_of!(Abi, report_data) == 0x50);
     assert!(offset_of!(Abi, measurement) == 0x90);
     assert!(offset_of!(Abi, host_data) == 0xc0);
@@ -82,13 +88,19 @@ const _: () = {
     assert!(offset_of!(Abi, report_id_ma) == 0x160);
     assert!(offset_of!(Abi, reported_tcb) == 0x180);
     assert!(offset_of!(Abi, cpuid_family) == 0x188);
+    assert!(offset_of!(Abi, cpuid_model) == 0x189);
+    assert!(offset_of!(Abi, cpuid_stepping) == 0x18a);
+    assert!(offset_of!(Abi, reserved_18b) == 0x18b);
     assert!(offset_of!(Abi, chip_id) == 0x1a0);
     assert!(offset_of!(Abi, committed_tcb) == 0x1e0);
     assert!(offset_of!(Abi, current_version) == 0x1e8);
+    assert!(offset_of!(Abi, reserved_1eb) == 0x1eb);
     assert!(offset_of!(Abi, committed_version) == 0x1ec);
+    assert!(offset_of!(Abi, reserved_1ef) == 0x1ef);
     assert!(offset_of!(Abi, launch_tcb) == 0x1f0);
     assert!(offset_of!(Abi, launch_mit_vector) == 0x1f8);
     assert!(offset_of!(Abi, current_mit_vector) == 0x200);
+    assert!(offset_of!(Abi, reserved_208) == 0x208);
     assert!(offset_of!(Abi, signature_r) == SIGNED_LEN);
     assert!(offset_of!(Abi, signature_s) == 0x2e8);
     assert!(offset_of!(Abi, reserved_330) == 0x330);
@@ -305,10 +317,40 @@ impl Report {
         HostData::from_bytes(self.abi.host_data)
     }
 
+    /// What the ID block says of the guest's security version; zero without a block.
+    #[must_use]
+    pub const fn guest_svn(&self) -> u32 {
+        self.abi.guest_svn.get()
+    }
+
+    /// The ID block's family; zero without a block.
+    #[must_use]
+    pub const fn family_id(&self) -> FamilyId {
+        FamilyId::from_bytes(self.abi.family_id)
+    }
+
+    /// The ID block's image; zero without a block.
+    #[must_use]
+    pub const fn image_id(&self) -> ImageId {
+        ImageId::from_bytes(self.abi.image_id)
+    }
+
     /// Digest of the key that signed the ID block; zero without one.
     #[must_use]
     pub const fn id_key_digest(&self) -> Sha384Hash {
         Sha384Hash::from_bytes(self.abi.id_key_digest)
+    }
+
+    /// Digest of the key that signed the ID key; zero without one.
+    #[must_use]
+    pub const fn author_key_digest(&self) -> Sha384Hash {
+        Sha384Hash::from_bytes(self.abi.author_key_digest)
+    }
+
+    /// Whether an author key was given and checked.
+    #[must_use]
+    pub const fn has_author_key(&self) -> bool {
+        self.abi.key_info.get() & AUTHOR_KEY_EN != 0
     }
 
     /// The chip.
@@ -383,7 +425,7 @@ fn check_reserved(bytes: &[u8], version: Version) -> Result<(), ReportError> {
     }
 }
 
-fn big_endian(component: &[u8; COMPONENT_LEN]) -> [u8; 48] {
+pub(crate) fn big_endian(component: &[u8; COMPONENT_LEN]) -> [u8; 48] {
     let mut bytes = [0; 48];
     for (to, from) in bytes.iter_mut().rev().zip(component) {
         *to = *from;
@@ -391,97 +433,10 @@ fn big_endian(component: &[u8; COMPONENT_LEN]) -> [u8; 48] {
     bytes
 }
 
-fn wire(component: &[u8; 48]) -> [u8; COMPONENT_LEN] {
+pub(crate) fn wire(component: &[u8; 48]) -> [u8; COMPONENT_LEN] {
     let mut bytes = [0; COMPONENT_LEN];
     for (to, from) in bytes.iter_mut().zip(component.iter().rev()) {
         *to = *from;
     }
-    bytes
-}
-
-/// The fields of a report that is to be signed by the simulated security processor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsigned {
-    /// What the host may do to the VM.
-    pub policy: GuestPolicy,
-    /// The privilege level that asked.
-    pub vmpl: u32,
-    /// What is true of the machine.
-    pub platform_info: u64,
-    /// What the guest asked to have signed.
-    pub report_data: ReportData,
-    /// The launch digest.
-    pub measurement: LaunchDigest,
-    /// What the host gave at launch.
-    pub host_data: HostData,
-    /// What names this VM among all of the machine.
-    pub report_id: [u8; 32],
-    /// CPUID family, model and stepping.
-    pub cpuid: (u8, u8, u8),
-    /// The chip.
-    pub chip_id: ChipId,
-    /// Reported, current, committed and launch TCB.
-    pub tcb: [u8; 8],
-}
-
-impl Unsigned {
-    /// A Genoa machine whose firmware passes the default policy; the rest is zero.
-    #[must_use]
-    pub fn genoa() -> Self {
-        Self {
-            policy: GuestPolicy::default(),
-            vmpl: 0,
-            platform_info: platform_info::SMT | platform_info::ECC | platform_info::ALIAS_CHECK,
-            report_data: ReportData::from_bytes([0; 64]),
-            measurement: LaunchDigest::from_bytes([0; 48]),
-            host_data: HostData::from_bytes([0; 32]),
-            report_id: [0; 32],
-            cpuid: (0x19, 0x11, 0x01),
-            chip_id: ChipId::from_bytes([0; 64]),
-            tcb: Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 84 }
-                .to_raw(Product::Genoa),
-        }
-    }
-
-    /// The bytes to sign (ECDSA P-384 over their SHA-384): a report of version 3.
-    #[must_use]
-    pub fn signed_bytes(&self) -> [u8; SIGNED_LEN] {
-        let (family, model, stepping) = self.cpuid;
-        let abi = Abi {
-            version: le::U32::new(Version::V3.number()),
-            policy: le::U64::new(self.policy.raw()),
-            vmpl: le::U32::new(self.vmpl),
-            signature_algo: le::U32::new(ECDSA_P384_SHA384),
-            current_tcb: self.tcb,
-            platform_info: le::U64::new(self.platform_info),
-            report_data: *self.report_data.as_bytes(),
-            measurement: *self.measurement.as_bytes(),
-            host_data: *self.host_data.as_bytes(),
-            report_id: self.report_id,
-            report_id_ma: [0xff; 32],
-            reported_tcb: self.tcb,
-            cpuid_family: family,
-            cpuid_model: model,
-            cpuid_stepping: stepping,
-            chip_id: *self.chip_id.as_bytes(),
-            committed_tcb: self.tcb,
-            current_version: [0x28, 0x37, 1],
-            committed_version: [0x28, 0x37, 1],
-            launch_tcb: self.tcb,
-            ..Abi::new_zeroed()
-        };
-        let mut bytes = [0; SIGNED_LEN];
-        bytes.copy_from_slice(&abi.as_bytes()[..SIGNED_LEN]);
-        bytes
-    }
-}
-
-/// A whole report: the signed bytes and R and S, each big-endian as cryptography writes them.
-#[must_use]
-pub fn with_signature(signed: &[u8; SIGNED_LEN], r: &[u8; 48], s: &[u8; 48]) -> [u8; REPORT_LEN] {
-    let mut bytes = [0; REPORT_LEN];
-    bytes[..SIGNED_LEN].copy_from_slice(signed);
-    bytes[SIGNED_LEN..SIGNED_LEN + COMPONENT_LEN].copy_from_slice(&wire(r));
-    bytes[SIGNED_LEN + COMPONENT_LEN..SIGNED_LEN + 2 * COMPONENT_LEN].copy_from_slice(&wire(s));
     bytes
 }

@@ -1,8 +1,13 @@
-//! Whom a verifier believes: AMD's root keys, pinned here, and, only when it is handed over by
-//! hand, the root of a simulated security processor.
+//! Whom a verifier believes: AMD's and NVIDIA's root keys, pinned, and, only when they are handed
+//! over by hand, the roots of a simulated security processor and of simulated GPUs.
+
+use std::sync::Arc;
 
 use crate::certificate::Certificate;
 use crate::chain::{ChainError, Role};
+use crate::gpu::GpuRoots;
+use crate::gpu::certificate::CertificateError;
+use crate::gpu::rim::RimStore;
 use crate::platform::Platform;
 use crate::tcb::Product;
 
@@ -31,7 +36,7 @@ pub const SIMULATED_MARK: &str = "SIMULATED";
 /// A root that is believed.
 #[derive(Debug, Clone)]
 pub(crate) struct Root {
-    pub(crate) certificate: Certificate,
+    pub(crate) certificate: Arc<Certificate>,
     /// The product that it endorses; a simulated root endorses any.
     pub(crate) product: Option<Product>,
 }
@@ -41,10 +46,12 @@ pub(crate) struct Root {
 pub struct Roots {
     amd: Vec<Root>,
     simulated: Option<Root>,
+    gpu: GpuRoots,
+    gpu_manifests: RimStore,
 }
 
 impl Roots {
-    /// AMD's roots, and no other.
+    /// AMD's and NVIDIA's roots, and no other.
     ///
     /// # Errors
     /// When an embedded certificate is not the pinned one; a test holds that they are.
@@ -55,10 +62,29 @@ impl Roots {
                 return Err(ChainError::UntrustedRoot { found: certificate.common_name() });
             }
             certificate.check_issued_by(&certificate)?;
-            Ok(Root { certificate, product: Some(product) })
+            Ok(Root { certificate: Arc::new(certificate), product: Some(product) })
         };
         let amd = PINNED.into_iter().map(root).collect::<Result<_, _>>()?;
-        Ok(Self { amd, simulated: None })
+        let untrusted = |e: CertificateError| ChainError::UntrustedRoot { found: e.to_string() };
+        let gpu = GpuRoots::nvidia().map_err(untrusted)?;
+        Ok(Self { amd, simulated: None, gpu, gpu_manifests: RimStore::default() })
+    }
+
+    /// Believes simulated roots of GPUs too, PEM, for evidence that claims the simulated platform
+    /// and for no other.
+    ///
+    /// # Errors
+    /// When one is no certificate or its name does not carry [`SIMULATED_MARK`].
+    pub fn with_simulated_gpus(mut self, pem: &[u8]) -> Result<Self, CertificateError> {
+        self.gpu.add_simulated(pem)?;
+        Ok(self)
+    }
+
+    /// Holds the measurements of GPUs to these reference integrity manifests. Each one's
+    /// signature is verified when it is used.
+    #[must_use]
+    pub fn with_gpu_manifests(self, gpu_manifests: RimStore) -> Self {
+        Self { gpu_manifests, ..self }
     }
 
     /// Believes one simulated root too, DER or PEM, for evidence that claims the simulated
@@ -73,7 +99,7 @@ impl Roots {
             return Err(ChainError::NotMarked { found });
         }
         certificate.check_issued_by(&certificate)?;
-        self.simulated = Some(Root { certificate, product: None });
+        self.simulated = Some(Root { certificate: Arc::new(certificate), product: None });
         Ok(self)
     }
 
@@ -81,6 +107,14 @@ impl Roots {
     #[must_use]
     pub const fn trusts_simulated(&self) -> bool {
         self.simulated.is_some()
+    }
+
+    pub(crate) const fn gpu(&self) -> &GpuRoots {
+        &self.gpu
+    }
+
+    pub(crate) const fn gpu_manifests(&self) -> &RimStore {
+        &self.gpu_manifests
     }
 
     /// The roots for evidence that claims `platform`.

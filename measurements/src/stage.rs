@@ -48,7 +48,7 @@ stages! {
     LaunchConfigAccepted = 0x11, "launch config accepted";
     /// The SSH host key and the TLS key exist.
     KeysMade = 0x12, "keys made";
-    /// Evidence is served and sshd may start: the VM is ready.
+    /// Evidence is served, sshd listens and the VM has an address: it is ready.
     Ready = 0x13, "ready";
 
     /// A kernel module of the initrd could not be loaded.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A line of processors that shares a root and a TCB layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Product {
     /// EPYC 7003.
     Milan,
@@ -59,6 +60,7 @@ impl fmt::Display for Product {
 
 /// Versions of the parts of the TCB, each monotonic within a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Tcb {
     /// The FMC of Turin; zero elsewhere.

@@ -57,6 +57,7 @@ pub enum VerityError {
 
 /// A dm-verity salt: 1 to 32 bytes, derived from content by the builder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "String", try_from = "String")]
 pub struct Salt(Vec<u8>);
 
@@ -123,6 +124,7 @@ impl fmt::Debug for Salt {
 
 /// The parameters of one root disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "Raw", try_from = "Raw")]
 pub struct Verity {
     /// Hash of the root of the hash tree.
@@ -154,6 +156,7 @@ impl Verity {
 
 /// The JSON object, which also names what is fixed.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Raw {
     algorithm: String,

@@ -75,43 +75,84 @@ struct Vmsa {
 
 const _: () = {
     use std::mem::{offset_of, size_of};
+    assert!(offset_of!(Segment, selector) == 0);
+    assert!(offset_of!(Segment, attributes) == 0x2);
+    assert!(offset_of!(Segment, limit) == 0x4);
+    assert!(offset_of!(Segment, base) == 0x8);
     assert!(size_of::<Segment>() == 0x10);
+    assert!(offset_of!(Vmsa, es) == 0);
+    assert!(offset_of!(Vmsa, cs) == 0x10);
+    assert!(offset_of!(Vmsa, ss) == 0x20);
+    assert!(offset_of!(Vmsa, ds) == 0x30);
+    assert!(offset_of!(Vmsa, fs) == 0x40);
+    assert!(offset_of!(Vmsa, gs) == 0x50);
+    assert!(offset_of!(Vmsa, gdtr) == 0x60);
+    assert!(offset_of!(Vmsa, ldtr) == 0x70);
+    assert!(offset_of!(Vmsa, idtr) == 0x80);
     assert!(offset_of!(Vmsa, tr) == 0x90);
+    assert!(offset_of!(Vmsa, zero_0a0) == 0xa0);
     assert!(offset_of!(Vmsa, efer) == 0xd0);
+    assert!(offset_of!(Vmsa, zero_0d8) == 0xd8);
     assert!(offset_of!(Vmsa, cr4) == 0x148);
+    assert!(offset_of!(Vmsa, cr3) == 0x150);
     assert!(offset_of!(Vmsa, cr0) == 0x158);
     assert!(offset_of!(Vmsa, dr7) == 0x160);
     assert!(offset_of!(Vmsa, dr6) == 0x168);
     assert!(offset_of!(Vmsa, rflags) == 0x170);
     assert!(offset_of!(Vmsa, rip) == 0x178);
+    assert!(offset_of!(Vmsa, zero_180) == 0x180);
     assert!(offset_of!(Vmsa, g_pat) == 0x268);
+    assert!(offset_of!(Vmsa, zero_270) == 0x270);
     assert!(offset_of!(Vmsa, rdx) == 0x310);
+    assert!(offset_of!(Vmsa, zero_318) == 0x318);
     assert!(offset_of!(Vmsa, sev_features) == 0x3b0);
+    assert!(offset_of!(Vmsa, zero_3b8) == 0x3b8);
     assert!(offset_of!(Vmsa, xcr0) == 0x3e8);
+    assert!(offset_of!(Vmsa, zero_3f0) == 0x3f0);
     assert!(offset_of!(Vmsa, mxcsr) == 0x408);
+    assert!(offset_of!(Vmsa, x87_ftw) == 0x40c);
+    assert!(offset_of!(Vmsa, x87_fsw) == 0x40e);
     assert!(offset_of!(Vmsa, x87_fcw) == 0x410);
+    assert!(offset_of!(Vmsa, zero_412) == 0x412);
     assert!(size_of::<Vmsa>() == 4096);
 };
 
+/// What a VMM puts into registers that it did not always set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reset {
+    /// As of QEMU 9.1 on KVM 6.11, and EC2 since RDX is there.
+    Current,
+    /// MXCSR and the x87 control word zero, as QEMU on KVM before 6.11 had them; on EC2, RDX zero.
+    Former,
+}
+
 /// Hash of the page of the first vCPU.
-pub(crate) fn first(cpu: CpuModel, features: GuestFeatures, vmm: Vmm) -> Sha384Hash {
-    page(BOOT_EIP, cpu, features, vmm)
+pub(crate) fn first(cpu: CpuModel, features: GuestFeatures, vmm: Vmm, reset: Reset) -> Sha384Hash {
+    page(BOOT_EIP, cpu, features, vmm, reset)
 }
 
 /// Hash of the page of every other vCPU, which starts at `eip`.
-pub(crate) fn other(eip: u32, cpu: CpuModel, features: GuestFeatures, vmm: Vmm) -> Sha384Hash {
-    page(eip, cpu, features, vmm)
+pub(crate) fn other(
+    eip: u32,
+    cpu: CpuModel,
+    features: GuestFeatures,
+    vmm: Vmm,
+    reset: Reset,
+) -> Sha384Hash {
+    page(eip, cpu, features, vmm, reset)
 }
 
-fn page(eip: u32, cpu: CpuModel, features: GuestFeatures, vmm: Vmm) -> Sha384Hash {
+fn page(eip: u32, cpu: CpuModel, features: GuestFeatures, vmm: Vmm, reset: Reset) -> Sha384Hash {
     let (code, stack, task) = match vmm {
         Vmm::Qemu | Vmm::Gce => (0x9b, 0x93, 0x8b),
         Vmm::Ec2 if eip == BOOT_EIP => (0x9a, 0x92, 0x83),
         Vmm::Ec2 => (0x9b, 0x92, 0x83),
     };
-    let (rdx, mxcsr, fcw) = match vmm {
-        Vmm::Qemu => (cpu.signature(), 0x1f80, 0x37f),
-        Vmm::Ec2 | Vmm::Gce => (0x600, 0, 0),
+    let (rdx, mxcsr, fcw) = match (vmm, reset) {
+        (Vmm::Qemu, Reset::Current) => (cpu.signature(), 0x1f80, 0x37f),
+        (Vmm::Qemu, Reset::Former) => (cpu.signature(), 0, 0),
+        (Vmm::Ec2, Reset::Former) => (0, 0, 0),
+        (Vmm::Ec2 | Vmm::Gce, _) => (0x600, 0, 0),
     };
     let pat = match vmm {
         Vmm::Qemu | Vmm::Ec2 => 0x0007_0406_0007_0406,

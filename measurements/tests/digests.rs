@@ -11,7 +11,7 @@ use casemate_measurements::firmware::{Layout, SectionKind};
 use casemate_measurements::hash::{LaunchDigest, Sha256Hash, Sha384Hash};
 use casemate_measurements::kernel_hashes::{KernelHashes, KernelHashesError};
 use casemate_measurements::launch::{GuestFeatures, Shape, VcpuCount, Vmm};
-use casemate_measurements::law::Law;
+use casemate_measurements::law::{Law, LawError, OpenLaw};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -92,15 +92,19 @@ impl Digests {
     }
 
     fn law_json(&self, image: &Image) -> Result<Law, serde_json::Error> {
+        serde_json::from_value(self.law_value(image))
+    }
+
+    fn law_value(&self, image: &Image) -> serde_json::Value {
         let Layout { sections, reset_eip, hashes_table_gpa } = layout(&image.ovmf);
-        serde_json::from_value(serde_json::json!({
+        serde_json::json!({
             "firmware_sha256": self.inputs[&image.ovmf].sha256,
             "firmware_pages": self.firmware_state[&image.ovmf],
             "sections": sections,
             "reset_eip": format!("{reset_eip:#x}"),
             "hashes_table_gpa": format!("{hashes_table_gpa:#x}"),
             "kernel_hashes": self.hashes(image).unwrap_or(KernelHashes::of(b"", b"", b"")),
-        }))
+        })
     }
 }
 
@@ -166,6 +170,37 @@ fn a_firmware_without_a_page_for_hashes_cannot_measure_a_kernel() {
     let law = digests.law_json(digests.image("FW-only-trixie"));
     let error = law.unwrap_err().to_string();
     assert!(error.contains("law"), "{error}");
+}
+
+#[test]
+fn a_firmwares_law_is_read_back_with_its_bounds_checked() {
+    let Some(digests) = load() else { return };
+    for image in ["FW-only-trixie", "FW-only-amdsev"] {
+        let image = digests.image(image);
+        let mut json = digests.law_value(image);
+        json.as_object_mut().unwrap().remove("kernel_hashes");
+        let read = |json: &serde_json::Value| OpenLaw::from_bytes(json.to_string().as_bytes());
+        let law = read(&json).unwrap();
+        assert_eq!(law.firmware.layout, layout(&image.ovmf));
+        assert_eq!(law.kernel_hashes, None);
+        assert_eq!(serde_json::to_value(&law).unwrap(), json);
+        let alone = serde_json::from_value::<Law>(json.clone()).unwrap_err().to_string();
+        assert!(alone.contains("expected the law of a release"), "{alone}");
+        for (pointer, value) in [
+            ("/sections/0/size", serde_json::json!(0)),
+            ("/sections/0/size", serde_json::json!(u32::MAX)),
+            ("/sections/0/gpa", serde_json::json!("0x1")),
+            ("/sections/1/kind", serde_json::json!("other")),
+            ("/reset_eip", serde_json::json!("0x100000000")),
+            ("/firmware_pages", serde_json::json!("00")),
+        ] {
+            let mut changed = json.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            assert!(matches!(read(&changed), Err(LawError::Malformed(_))), "{pointer}");
+        }
+    }
+    let long = OpenLaw::from_bytes(&vec![b' '; 64 * 1024 + 1]);
+    assert_eq!(long, Err(LawError::TooLong { len: 64 * 1024 + 1 }));
 }
 
 #[test]

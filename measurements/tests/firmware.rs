@@ -26,12 +26,12 @@ fn a_good_one_is_read() {
     assert_eq!(Layout::parse(&bytes[PAGE_LEN..]).as_ref(), Ok(&parsed.layout));
     assert_eq!(parsed.layout.hashes_section().unwrap().kind, SectionKind::KernelHashes);
     let hashes = KernelHashes::of(b"k", b"i", b"c");
-    let law = Law::new(&parsed, parsed.sha256, &hashes).unwrap();
+    let law = Law::new(&parsed, &hashes).unwrap();
     let mut flipped = bytes;
     flipped[0] ^= 1;
     let other = Firmware::parse(&flipped).unwrap();
     assert_ne!(other.pages, parsed.pages);
-    assert_ne!(Law::new(&other, other.sha256, &hashes).unwrap(), law);
+    assert_ne!(Law::new(&other, &hashes).unwrap(), law);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_table_of_hashes_outside_its_page_is_refused() {
         entries[1].1[..4].copy_from_slice(&gpa.to_le_bytes());
         let parsed = Firmware::parse(&firmware(&entries, &metadata(&SECTIONS))).unwrap();
         let hashes = KernelHashes::of(b"k", b"i", b"c");
-        let refused = Law::new(&parsed, parsed.sha256, &hashes).unwrap_err();
+        let refused = Law::new(&parsed, &hashes).unwrap_err();
         let outside = KernelHashesError::Outside { table: gpa, page: 0x81_0000 };
         assert_eq!(refused, LawError::KernelHashes(outside));
     }
@@ -138,7 +138,7 @@ proptest! {
             bytes[len - 1 - at] = byte;
         }
         if let Ok(parsed) = Firmware::parse(&bytes) {
-            let _ = Law::new(&parsed, parsed.sha256, &KernelHashes::of(b"k", b"i", b"c"));
+            let _ = Law::new(&parsed, &KernelHashes::of(b"k", b"i", b"c"));
         }
     }
 }

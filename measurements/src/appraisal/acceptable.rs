@@ -1,144 +1,114 @@
 //! Acceptable? Is what a genuine report says what the verifier wants?
 
-use crate::hash::Sha256Hash;
-use crate::launch::{CpuModel, GuestFeatures, Shape, VcpuCount, Vmm};
+use crate::hash::{ChipId, Sha256Hash};
 use crate::launch_config::LaunchConfig;
-use crate::manifest::{Manifest, ReferenceValue};
-use crate::platform::Platform;
 use crate::policy::GuestPolicy;
 use crate::report::{Report, platform_info};
 use crate::tcb::{Product, Tcb};
 
-use super::Appraiser;
 use super::genuine::Claim;
-use super::policy::{Expect, Policy, UnlistedShapes};
-use super::verdict::{CheckName, Recorder, platform_text};
-
-const ANY: &str = "not judged: the policy accepts any";
+use super::gpu::{self, Believed};
+use super::id_block;
+use super::known::KnownRelease;
+use super::policy::{GuestPolicyRule, Policy, RevocationPolicy};
+use super::rules::{AnswerTime, SshKey};
+use super::source::Source;
+use super::verdict::{ANY, CheckName, Recorder};
+use super::{Appraiser, Session, release};
 
 /// Judges, recording every check.
-pub(super) fn judge(appraiser: &Appraiser<'_>, claim: &Claim, recorder: &mut Recorder) {
-    let (manifest, policy) = (appraiser.manifest, appraiser.policy);
+pub(super) fn judge(
+    appraiser: &Appraiser<'_>,
+    claim: &Claim,
+    session: &Session,
+    recorder: &mut Recorder<'_>,
+) {
+    let (policy, basis) = (appraiser.policy, &appraiser.basis);
     let report = claim.report.report();
     recorder.measurement = Some(report.measurement());
-    recorder.skip(
-        CheckName::Revocation,
-        &"no certificate revoked",
-        "not judged: no revocation list is consulted",
-    );
-    judge_release(manifest, policy, claim.evidence.platform, recorder);
-    if let Some(manifest) = recorder.step(
-        CheckName::Manifest,
-        "artifacts, law and table that agree",
-        manifest.check().map(|()| manifest),
-        |manifest| format!("{} launch digests agree", manifest.reference_values.len()),
-    ) {
-        judge_measurement(manifest, policy, report, recorder);
+    let holds = policy.expires.holds_at(basis.now());
+    recorder.judged(CheckName::PolicyExpiry, holds, &policy.expires, &basis.now());
+    judge_time(policy, session, recorder);
+    judge_revocation(policy, claim.had_list, recorder);
+    let platform = claim.evidence.platform;
+    let known = release::judge(appraiser.releases, policy, basis, platform, report, recorder);
+    judge_guest_policy(policy, known, report, recorder);
+    let identity = known.and_then(|known| known.manifest().id_block.as_ref());
+    id_block::judge(identity, &policy.id_block, report, recorder);
+    for (name, field) in [
+        (CheckName::IdBlock, ["id_block.family_id", "id_block.image_id"].as_slice()),
+        (CheckName::IdKeys, &["id_block.id_key", "id_block.author_key"]),
+    ] {
+        if let Some(field) = field.iter().find(|field| policy.states(field)) {
+            recorder.resourced(name, Source::Policy(field));
+        }
     }
-    judge_guest_policy(manifest, report, recorder);
-    expect(recorder, CheckName::Vmpl, &policy.vmpl, &report.vmpl());
+    let vmpl = policy.vmpl.accepts_by(|level| level.get() == report.vmpl());
+    recorder.judged(CheckName::Vmpl, vmpl, &policy.vmpl, &report.vmpl());
     judge_tcb(policy, report, claim.product, recorder);
     judge_machine(policy, report, recorder);
-    judge_launch_config(policy, &claim.evidence.launch_config, recorder);
+    judge_chip(policy, report, recorder);
+    let config = judge_launch_config(policy, &claim.evidence.launch_config, recorder);
     let found = claim.evidence.gpu_evidence.is_some();
-    expect(recorder, CheckName::GpuEvidence, &policy.gpu_evidence, &found);
+    recorder.expect(CheckName::GpuEvidence, &policy.gpu_evidence, &found);
+    let (roots, platform, now) =
+        (appraiser.basis.roots(), claim.evidence.platform, appraiser.basis.now());
+    let promised = config.and_then(|config| config.gpus);
+    let believed = Believed { roots, platform, now };
+    gpu::acceptable(believed, &policy.gpu, promised.as_ref(), &claim.gpus, recorder);
 }
 
-/// Records an expectation; what may be anything is not judged.
-fn expect<T>(recorder: &mut Recorder, name: CheckName, expected: &Expect<T>, found: &T)
-where
-    T: PartialEq + std::fmt::Display,
-{
-    match expected.accepts(found) {
-        Some(passed) => _ = recorder.record(name, passed, expected, found),
-        None => recorder.skip(name, expected, &format!("{ANY}, found {found}")),
-    }
+fn judge_time(policy: &Policy, session: &Session, recorder: &mut Recorder<'_>) {
+    let found = format!("a fresh nonce was answered in {} ms", session.elapsed.as_millis());
+    let holds = match policy.answer_time {
+        AnswerTime::AtMost(most) => Some(session.elapsed <= most),
+        AnswerTime::Any => None,
+    };
+    recorder.judged(CheckName::AnswerTime, holds, &policy.answer_time, &found);
 }
 
-fn judge_release(
-    manifest: &Manifest,
-    policy: &Policy,
-    platform: Platform,
-    recorder: &mut Recorder,
-) {
-    let release = &manifest.release;
-    let expected = format!("{} {}", policy.release_name, policy.release_version);
-    let found = format!("{} {}", release.name, release.version);
-    let name = policy.release_name.accepts(&release.name);
-    match (name, policy.release_version.accepts(&release.version)) {
-        (None, None) => recorder.skip(CheckName::Release, &expected, &format!("{ANY}: {found}")),
-        (name, version) => {
-            let passed = name.unwrap_or(true) && version.unwrap_or(true);
-            recorder.record(CheckName::Release, passed, &expected, &found);
+fn judge_revocation(policy: &Policy, judged: bool, recorder: &mut Recorder<'_>) {
+    let name = CheckName::RevocationList;
+    let found = if judged { "one" } else { "none" };
+    match policy.revocation {
+        RevocationPolicy::Required => _ = recorder.record(name, judged, &"one", &found),
+        RevocationPolicy::WhenGiven => {
+            recorder.skip(name, &"one or none", &format!("{ANY}, found {found}"));
         }
     }
-    let (expected, found) = (platform_text(platform), platform_text(release.platform));
-    recorder.equal(CheckName::ReleasePlatform, &expected, &found);
 }
 
-fn judge_measurement(
-    manifest: &Manifest,
+fn judge_guest_policy(
     policy: &Policy,
+    known: Option<&KnownRelease>,
     report: &Report,
-    recorder: &mut Recorder,
+    recorder: &mut Recorder<'_>,
 ) {
-    let found = report.measurement();
-    let expected = format!("one of the {} listed", manifest.reference_values.len());
-    let listed = manifest.find_measurement(&found).map(ReferenceValue::shape);
-    let by_law = || {
-        let shapes: Vec<Shape> = unlisted_shapes().collect();
-        let digests = manifest.law.matrix(&shapes);
-        shapes.into_iter().zip(digests).find(|(_, digest)| *digest == found).map(|(shape, _)| shape)
-    };
-    let (passed, text) = match (listed, policy.unlisted_shapes) {
-        (Some(shape), _) => {
-            recorder.shape = Some(shape);
-            (true, format!("{found} ({shape})"))
-        }
-        (None, rule) => match by_law() {
-            None => (false, format!("{found}, which is no launch of this release")),
-            Some(shape) => {
-                recorder.shape = Some(shape);
-                let text = format!("{found} ({shape}), by the law, not in the table");
-                (rule == UnlistedShapes::AcceptByLaw, text)
-            }
-        },
-    };
-    recorder.record(CheckName::Measurement, passed, &expected, &text);
-}
-
-/// Shapes that a report may be of although the table does not list them: stock QEMU with every
-/// CPU signature, by the model that names it first.
-fn unlisted_shapes() -> impl Iterator<Item = Shape> {
-    let first = |model: &CpuModel| {
-        let same = |other: &&CpuModel| other.signature() == model.signature();
-        CpuModel::ALL.iter().find(same) == Some(model)
-    };
-    CpuModel::ALL.into_iter().filter(first).flat_map(|cpu_model| {
-        (1..=u64::from(VcpuCount::MAX)).filter_map(|count| VcpuCount::new(count).ok()).map(
-            move |vcpus| Shape {
-                vmm: Vmm::Qemu,
-                cpu_model,
-                guest_features: GuestFeatures::SNP_ACTIVE,
-                vcpus,
-            },
-        )
-    })
-}
-
-fn judge_guest_policy(manifest: &Manifest, report: &Report, recorder: &mut Recorder) {
-    let (expected, found) = (manifest.guest_policy.to_string(), format!("{:#x}", report.policy()));
-    recorder.equal(CheckName::GuestPolicy, &expected, &found);
+    let name = CheckName::GuestPolicy;
     // A policy that this code cannot read allows everything.
-    let policy = GuestPolicy::new(report.policy()).ok();
+    let stated = GuestPolicy::new(report.policy()).ok();
+    let named = |policy: GuestPolicy| format!("{policy} ({})", policy.describe());
+    let found = stated.map_or_else(|| format!("{:#x}", report.policy()), named);
+    match &policy.guest_policy {
+        GuestPolicyRule::OfManifest => {
+            let expected = known.map(|known| named(known.manifest().guest_policy));
+            let expected = expected.unwrap_or_else(|| "the one of a release".to_owned());
+            recorder.equal(name, &expected, &found);
+        }
+        GuestPolicyRule::Is(expected) => {
+            let accepted = expected.accepts_by(|policy| policy.raw() == report.policy());
+            recorder.judged(name, accepted, expected, &found);
+            recorder.resourced(name, Source::Policy("guest_policy"));
+        }
+    }
     let text = |allowed: bool| if allowed { "allowed" } else { "not allowed" }.to_owned();
-    let debug = policy.is_none_or(GuestPolicy::allows_debug);
+    let debug = stated.is_none_or(GuestPolicy::allows_debug);
     recorder.equal(CheckName::Debug, &text(false), &text(debug));
-    let migration = policy.is_none_or(GuestPolicy::allows_migration);
+    let migration = stated.is_none_or(GuestPolicy::allows_migration);
     recorder.equal(CheckName::Migration, &text(false), &text(migration));
 }
 
-fn judge_tcb(policy: &Policy, report: &Report, product: Product, recorder: &mut Recorder) {
+fn judge_tcb(policy: &Policy, report: &Report, product: Product, recorder: &mut Recorder<'_>) {
     let name = CheckName::TcbFloor;
     let Some(floor) = policy.tcb_floor.get(&product) else {
         recorder.record(name, false, &"a product that the policy has a floor for", &product);
@@ -162,48 +132,71 @@ fn judge_tcb(policy: &Policy, report: &Report, product: Product, recorder: &mut 
     recorder.record(name, true, &expected, &found.unwrap_or_default());
 }
 
-fn judge_machine(policy: &Policy, report: &Report, recorder: &mut Recorder) {
+fn judge_machine(policy: &Policy, report: &Report, recorder: &mut Recorder<'_>) {
     let machine = &policy.machine;
     let info = report.platform_info();
-    let bits = [
-        ("SMT", platform_info::SMT, &machine.smt),
-        ("TSME", platform_info::TSME, &machine.tsme),
-        ("ECC", platform_info::ECC, &machine.ecc),
-        ("ciphertext hiding", platform_info::CIPHERTEXT_HIDING, &machine.ciphertext_hiding),
-        ("alias check", platform_info::ALIAS_CHECK, &machine.alias_check),
-    ];
-    let (mut expected, mut found, mut passed, mut judged) = (vec![], vec![], true, false);
-    for (name, bit, rule) in bits {
-        let on = info & bit != 0;
-        let accepts = rule.accepts(&on);
-        judged |= accepts.is_some();
-        passed &= accepts.unwrap_or(true);
-        expected.push(format!("{name} {rule}"));
-        found.push(format!("{name} {on}"));
-    }
-    let (expected, found) = (expected.join(", "), found.join(", "));
-    if judged {
-        recorder.record(CheckName::Machine, passed, &expected, &found);
-    } else {
-        recorder.skip(CheckName::Machine, &expected, &format!("{ANY}: {found}"));
+    for (name, bit, expected) in [
+        (CheckName::Smt, platform_info::SMT, &machine.smt),
+        (CheckName::Tsme, platform_info::TSME, &machine.tsme),
+        (CheckName::Ecc, platform_info::ECC, &machine.ecc),
+        (CheckName::Rapl, platform_info::RAPL_DISABLED, &machine.rapl_disabled),
+        (CheckName::CiphertextHiding, platform_info::CIPHERTEXT_HIDING, &machine.ciphertext_hiding),
+        (CheckName::AliasCheck, platform_info::ALIAS_CHECK, &machine.alias_check),
+    ] {
+        recorder.expect(name, expected, &(info & bit != 0));
     }
 }
 
-fn judge_launch_config(policy: &Policy, bytes: &str, recorder: &mut Recorder) {
+fn judge_chip(policy: &Policy, report: &Report, recorder: &mut Recorder<'_>) {
+    let (chip, chips) = (report.chip_id(), &policy.chips);
+    recorder.expect(CheckName::ChipAllowed, &chips.allow, &chip);
+    let hidden = chip == ChipId::from_bytes([0; ChipId::LEN]);
+    let passed = !hidden && !chips.deny.contains(&chip);
+    let passed = (!chips.deny.is_empty()).then_some(passed);
+    let expected = match chips.deny.len() {
+        0 => "any".to_owned(),
+        denied => format!("none of the {denied} refused"),
+    };
+    let found = if hidden { "hidden by the host".to_owned() } else { chip.to_string() };
+    recorder.judged(CheckName::ChipDenied, passed, &expected, &found);
+}
+
+fn judge_launch_config(
+    policy: &Policy,
+    bytes: &str,
+    recorder: &mut Recorder<'_>,
+) -> Option<LaunchConfig> {
     let name = CheckName::LaunchConfig;
-    match LaunchConfig::from_bytes(bytes.as_bytes()) {
+    let config = match LaunchConfig::from_bytes(bytes.as_bytes()) {
+        Ok(config) => config,
         Err(error) => {
-            let refused = Err::<(), _>(error);
-            recorder.step(name, "a launch config", refused, |()| String::new());
+            let refused = Err::<LaunchConfig, _>(error);
+            recorder.step(name, "a launch config", refused, |_| String::new());
+            return None;
         }
-        Ok(config) => {
-            let hash = Sha256Hash::of(bytes.as_bytes());
-            let keys = config.ssh_authorized_keys.len();
-            let found = format!("{hash}: VM {}, {keys} SSH keys may log in", config.name);
-            match policy.launch_config.accepts(&hash) {
-                Some(passed) => _ = recorder.record(name, passed, &policy.launch_config, &found),
-                None => recorder.skip(name, &"any", &format!("{ANY}: {found}")),
-            }
-        }
-    }
+    };
+    let hash = Sha256Hash::of(bytes.as_bytes());
+    let found = format!("{hash}: VM {}", config.name);
+    recorder.judged(name, policy.launch_config.accepts(&hash), &policy.launch_config, &found);
+    judge_keys(policy, &config.ssh_authorized_keys, recorder);
+    Some(config)
+}
+
+/// Every key that may log in must be an accepted one; not every accepted one need be let in.
+fn judge_keys(policy: &Policy, lines: &[String], recorder: &mut Recorder<'_>) {
+    let accepts = |line: &&String| match line.parse::<SshKey>() {
+        Ok(key) => policy.ssh_keys.accepts(&key),
+        Err(_) => Some(false),
+    };
+    let others: Vec<&String> = lines.iter().filter(|line| accepts(line) == Some(false)).collect();
+    let found = match others.as_slice() {
+        [] => format!("{} may log in", lines.len()),
+        [other, ..] => format!(
+            "{} of {} are others: this key may log in too: {other}",
+            others.len(),
+            lines.len()
+        ),
+    };
+    let passed = (policy.ssh_keys != super::Expect::Any).then_some(others.is_empty());
+    recorder.judged(CheckName::SshKeys, passed, &policy.ssh_keys, &found);
 }

@@ -3,12 +3,14 @@
 
 use crate::binding::{self, Binding};
 use crate::certificates::CertificateTable;
-use crate::chain::{EndorsedKey, VerifiedReport};
+use crate::chain::VerifiedReport;
 use crate::evidence::{Evidence, MAX_LEN};
+use crate::gpu::device::Device;
 use crate::hash::{HostData, Sha256Hash};
-use crate::report::Report;
 use crate::tcb::Product;
 
+use super::basis::Judged;
+use super::gpu::{self, Believed};
 use super::verdict::{CheckName, Recorder, platform_text};
 use super::{Appraiser, Session};
 
@@ -17,6 +19,9 @@ pub(super) struct Claim {
     pub(super) evidence: Evidence,
     pub(super) report: VerifiedReport,
     pub(super) product: Product,
+    /// Whether a revocation list was at hand.
+    pub(super) had_list: bool,
+    pub(super) gpus: Vec<Device>,
 }
 
 /// Why bytes are no evidence.
@@ -46,7 +51,7 @@ pub(super) fn judge(
     appraiser: &Appraiser<'_>,
     bytes: &[u8],
     session: &Session,
-    recorder: &mut Recorder,
+    recorder: &mut Recorder<'_>,
 ) -> Option<Claim> {
     let evidence =
         recorder.step(CheckName::Evidence, "evidence of schema 1", parse(bytes), |_| {
@@ -62,57 +67,16 @@ pub(super) fn judge(
     if !trusted || !fresh {
         return None;
     }
-    let (report, product) = verify(appraiser, &evidence, recorder)?;
+    let table = CertificateTable::parse(&evidence.certificates.0);
+    let judged = appraiser.basis.judge(&evidence.report.0, table, platform, recorder)?;
+    let Judged { report, product, had_list } = judged;
     let ssh_host_key = judge_binding(&evidence, &report, session, recorder);
     recorder.ssh_host_key = ssh_host_key;
-    Some(Claim { evidence, report, product })
-}
-
-/// From bytes to a report whose signature leads to a trusted root.
-fn verify(
-    appraiser: &Appraiser<'_>,
-    evidence: &Evidence,
-    recorder: &mut Recorder,
-) -> Option<(VerifiedReport, Product)> {
-    let report = recorder.step(
-        CheckName::Report,
-        "a report of version 2, 3 or 5",
-        Report::parse(&evidence.report.0),
-        |report| format!("version {}", report.version().number()),
-    )?;
-    let expected = format!("a chain to a root trusted for {}", evidence.platform);
-    let table = match CertificateTable::parse(&evidence.certificates.0) {
-        Ok(table) => table,
-        Err(error) => {
-            recorder.record(CheckName::Chain, false, &expected, &error);
-            return None;
-        }
-    };
-    let (platform, now) = (evidence.platform, appraiser.now);
-    let key = EndorsedKey::verify(&table, &report, platform, appraiser.roots, now);
-    let key = recorder.step(CheckName::Chain, &expected, key, |key| {
-        format!("{} of {} under {}", key.role(), key.product(), key.root())
-    })?;
-    let endorsed = key.endorsed_tcb().map_or_else(|error| error.to_string(), |tcb| tcb.to_string());
-    recorder.step(CheckName::EndorsedTcb, &endorsed, key.check_tcb(&report), ToString::to_string);
-    match key.check_chip(&report) {
-        Ok(false) => recorder.skip(
-            CheckName::Chip,
-            &"a chip",
-            "a provider's key (VLEK) is endorsed for no chip",
-        ),
-        result => {
-            let chip = report.chip_id();
-            recorder
-                .step(CheckName::Chip, "the chip of the certificate", result, |_| chip.to_string());
-        }
-    }
-    let expected = format!("a signature of the {}", key.role());
-    let verified =
-        recorder.step(CheckName::Signature, &expected, key.verify_report(report), |_| {
-            "valid over the bytes received".to_owned()
-        })?;
-    Some((verified, key.product()))
+    let nonce = binding::gpu_nonce(&session.nonce, &session.tls_spki_sha256);
+    let believed =
+        Believed { roots: appraiser.basis.roots(), platform, now: appraiser.basis.now() };
+    let gpus = gpu::genuine(believed, evidence.gpu_evidence.as_deref(), &nonce, recorder);
+    Some(Claim { evidence, report, product, had_list, gpus })
 }
 
 /// What the report binds together; the SSH host key of a binding that holds.
@@ -120,7 +84,7 @@ fn judge_binding(
     evidence: &Evidence,
     report: &VerifiedReport,
     session: &Session,
-    recorder: &mut Recorder,
+    recorder: &mut Recorder<'_>,
 ) -> Option<String> {
     let report = report.report();
     let half = |bytes: &[u8]| hex::encode(bytes);

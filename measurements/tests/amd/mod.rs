@@ -14,15 +14,18 @@ use p384::ecdsa::{Signature, SigningKey};
 use rsa::pss;
 use rsa::rand_core::OsRng;
 use rsa::signature::{Keypair as _, RandomizedSigner as _, SignatureEncoding as _};
-use rsa::{RsaPrivateKey, pkcs8::EncodePublicKey as _};
-use sha2::Sha384;
+use rsa::{RsaPrivateKey, pkcs1v15, pkcs8::EncodePublicKey as _};
+use sha2::{Sha256, Sha384};
+use x509_cert::crl::{CertificateList, RevokedCert, TbsCertList};
 use x509_cert::der::asn1::{BitString, Ia5String, ObjectIdentifier, OctetString};
 use x509_cert::der::{DateTime, Decode as _, Encode as _};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
-use x509_cert::spki::{DynSignatureAlgorithmIdentifier as _, SubjectPublicKeyInfoOwned};
+use x509_cert::spki::{
+    AlgorithmIdentifierOwned, DynSignatureAlgorithmIdentifier as _, SubjectPublicKeyInfoOwned,
+};
 use x509_cert::time::{Time, Validity};
 use x509_cert::{Certificate, TbsCertificate, Version};
 
@@ -67,11 +70,11 @@ fn chip_key() -> SigningKey {
     SigningKey::from_slice(&[7; 48]).unwrap()
 }
 
-fn name(common: &str) -> Name {
+pub(crate) fn name(common: &str) -> Name {
     Name::from_str(&format!("CN={common},O=casemate tests")).unwrap()
 }
 
-fn extension(oid: &str, critical: bool, value: Vec<u8>) -> Extension {
+pub(crate) fn extension(oid: &str, critical: bool, value: Vec<u8>) -> Extension {
     let extn_id = ObjectIdentifier::new(oid).unwrap();
     Extension { extn_id, critical, extn_value: OctetString::new(value).unwrap() }
 }
@@ -81,37 +84,133 @@ fn time(seconds: u64) -> Time {
     Time::GeneralTime(date.into())
 }
 
-fn sign(
-    subject: &str,
-    issuer: &str,
-    public: &[u8],
-    extensions: Vec<Extension>,
-    from: u64,
-    key: &pss::SigningKey<Sha384>,
-) -> Vec<u8> {
-    let signature_algorithm = key.signature_algorithm_identifier().unwrap();
-    let tbs_certificate = TbsCertificate {
-        version: Version::V3,
-        serial_number: SerialNumber::new(&[1]).unwrap(),
-        signature: signature_algorithm.clone(),
-        issuer: name(issuer),
-        validity: Validity { not_before: time(from), not_after: time(from + YEAR) },
-        subject: name(subject),
-        subject_public_key_info: SubjectPublicKeyInfoOwned::from_der(public).unwrap(),
-        issuer_unique_id: None,
-        subject_unique_id: None,
-        extensions: Some(extensions),
-    };
-    let signature = key.sign_with_rng(&mut OsRng, &tbs_certificate.to_der().unwrap());
-    let signature = BitString::from_bytes(&signature.to_vec()).unwrap();
-    Certificate { tbs_certificate, signature_algorithm, signature }.to_der().unwrap()
+/// How something is signed.
+#[derive(Clone, Copy)]
+pub(crate) enum Scheme {
+    /// As AMD does.
+    Pss,
+    /// With a salt of another length.
+    PssWithSalt(usize),
+    /// With SHA-256.
+    PssWithSha256,
+    /// With the older padding.
+    Pkcs1,
+    /// With the older padding, and it says otherwise.
+    Pkcs1ThatSaysPss,
+}
+
+/// A certificate before it is signed: a test changes one thing of it.
+pub(crate) struct Draft {
+    pub(crate) subject: Name,
+    pub(crate) issuer: Name,
+    pub(crate) serial: Vec<u8>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// DER of its public key.
+    pub(crate) public: Vec<u8>,
+    pub(crate) extensions: Vec<Extension>,
+    pub(crate) scheme: Scheme,
+}
+
+impl Draft {
+    fn new(subject: &str, issuer: &str, public: Vec<u8>, from: u64) -> Self {
+        Self {
+            subject: name(subject),
+            issuer: name(issuer),
+            serial: vec![1],
+            from,
+            to: from + YEAR,
+            public,
+            extensions: vec![],
+            scheme: Scheme::Pss,
+        }
+    }
+
+    fn sign(self, key: &pss::SigningKey<Sha384>) -> Vec<u8> {
+        let signature_algorithm = self.scheme.identifier(key);
+        let tbs_certificate = TbsCertificate {
+            version: Version::V3,
+            serial_number: SerialNumber::new(&self.serial).unwrap(),
+            signature: signature_algorithm.clone(),
+            issuer: self.issuer,
+            validity: Validity { not_before: time(self.from), not_after: time(self.to) },
+            subject: self.subject,
+            subject_public_key_info: SubjectPublicKeyInfoOwned::from_der(&self.public).unwrap(),
+            issuer_unique_id: None,
+            subject_unique_id: None,
+            extensions: Some(self.extensions),
+        };
+        let signature = self.scheme.sign(key, &tbs_certificate.to_der().unwrap());
+        Certificate { tbs_certificate, signature_algorithm, signature }.to_der().unwrap()
+    }
+}
+
+impl Scheme {
+    fn identifier(self, key: &pss::SigningKey<Sha384>) -> AlgorithmIdentifierOwned {
+        let private: RsaPrivateKey = key.as_ref().clone();
+        match self {
+            Self::Pss | Self::Pkcs1ThatSaysPss => key.signature_algorithm_identifier(),
+            Self::PssWithSalt(len) => pss::SigningKey::<Sha384>::new_with_salt_len(private, len)
+                .signature_algorithm_identifier(),
+            Self::PssWithSha256 => {
+                pss::SigningKey::<Sha256>::new(private).signature_algorithm_identifier()
+            }
+            Self::Pkcs1 => {
+                pkcs1v15::SigningKey::<Sha384>::new(private).signature_algorithm_identifier()
+            }
+        }
+        .unwrap()
+    }
+
+    fn sign(self, key: &pss::SigningKey<Sha384>, bytes: &[u8]) -> BitString {
+        let private: RsaPrivateKey = key.as_ref().clone();
+        let signature = match self {
+            Self::Pss => key.sign_with_rng(&mut OsRng, bytes).to_vec(),
+            Self::PssWithSalt(len) => {
+                let key = pss::SigningKey::<Sha384>::new_with_salt_len(private, len);
+                key.sign_with_rng(&mut OsRng, bytes).to_vec()
+            }
+            Self::PssWithSha256 => {
+                pss::SigningKey::<Sha256>::new(private).sign_with_rng(&mut OsRng, bytes).to_vec()
+            }
+            Self::Pkcs1 | Self::Pkcs1ThatSaysPss => {
+                pkcs1v15::SigningKey::<Sha384>::new(private).sign(bytes).to_vec()
+            }
+        };
+        BitString::from_bytes(&signature).unwrap()
+    }
+}
+
+/// A revocation list before it is signed; [`List::current`] is a good one.
+pub(crate) struct List {
+    pub(crate) issuer: &'static str,
+    pub(crate) from: u64,
+    pub(crate) to: Option<u64>,
+    /// Serial numbers.
+    pub(crate) revoked: Vec<u8>,
+    pub(crate) critical: Option<&'static str>,
+    pub(crate) scheme: Scheme,
+}
+
+impl List {
+    pub(crate) fn current() -> Self {
+        Self {
+            issuer: "ARK SIMULATED",
+            from: NOW - 1000,
+            to: Some(NOW + 1000),
+            revoked: vec![],
+            critical: None,
+            scheme: Scheme::Pss,
+        }
+    }
 }
 
 fn authority() -> Vec<Extension> {
     let constraints = BasicConstraints { ca: true, path_len_constraint: None };
+    let usage = KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign);
     vec![
         extension("2.5.29.19", true, constraints.to_der().unwrap()),
-        extension("2.5.29.15", true, KeyUsage(KeyUsages::KeyCertSign.into()).to_der().unwrap()),
+        extension("2.5.29.15", true, usage.to_der().unwrap()),
     ]
 }
 
@@ -124,40 +223,25 @@ fn public(key: &pss::SigningKey<Sha384>) -> Vec<u8> {
     rsa::RsaPublicKey::from(key).to_public_key_der().unwrap().into_vec()
 }
 
-impl Maker {
-    /// The same for every test of a run: its keys take seconds to make.
-    pub(crate) fn get() -> &'static Self {
-        static MAKER: OnceLock<Maker> = OnceLock::new();
-        MAKER.get_or_init(|| {
-            let ark = thread::spawn(rsa_key);
-            let (middle_key, root_key) = (rsa_key(), ark.join().unwrap());
-            let from = NOW - YEAR / 2;
-            let (root, middle) = ("ARK SIMULATED", "ASK SIMULATED");
-            let ark = sign(root, root, &public(&root_key), authority(), from, &root_key);
-            let ask = sign(middle, root, &public(&middle_key), authority(), from, &root_key);
-            Self { root_key, middle_key, ark, ask }
-        })
-    }
+fn root(key: &pss::SigningKey<Sha384>) -> Draft {
+    let name = "ARK SIMULATED";
+    let draft = Draft::new(name, name, public(key), NOW - YEAR / 2);
+    Draft { extensions: authority(), ..draft }
+}
 
-    /// An intermediate with another name, right to sign, or key.
-    pub(crate) fn ask_named(&self, common: &str, authority_over_others: bool) -> Vec<u8> {
-        let extensions = if authority_over_others { authority() } else { vec![] };
-        sign(common, "ARK SIMULATED", &public(&self.middle_key), extensions, NOW, &self.root_key)
-    }
+fn middle(key: &pss::SigningKey<Sha384>) -> Draft {
+    let draft = Draft::new("ASK SIMULATED", "ARK SIMULATED", public(key), NOW - YEAR / 2);
+    Draft { extensions: authority(), serial: vec![2], ..draft }
+}
 
-    /// A root that calls itself something else.
-    pub(crate) fn root_named(&self, common: &str) -> Vec<u8> {
-        sign(common, common, &public(&self.root_key), authority(), NOW, &self.root_key)
-    }
-
-    /// A chip's certificate.
-    pub(crate) fn vcek(&self, endorsed: &Endorsed) -> Vec<u8> {
-        let Endorsed { name, product, tcb, hardware_id, from, extra } = endorsed;
+impl Endorsed {
+    fn draft(&self) -> Draft {
         let number = |arc: u8, value: u8| {
             let oid = format!("1.3.6.1.4.1.3704.1.3.{arc}");
             extension(&oid, false, value.to_der().unwrap())
         };
-        let product = Ia5String::new(product).unwrap().to_der().unwrap();
+        let tcb = self.tcb;
+        let product = Ia5String::new(self.product).unwrap().to_der().unwrap();
         let mut extensions = vec![
             extension("1.3.6.1.4.1.3704.1.1", false, 1_u8.to_der().unwrap()),
             extension("1.3.6.1.4.1.3704.1.2", false, product),
@@ -165,13 +249,122 @@ impl Maker {
             number(2, tcb.tee),
             number(3, tcb.snp),
             number(8, tcb.microcode),
-            extension("1.3.6.1.4.1.3704.1.4", false, hardware_id.clone()),
         ];
-        extensions.extend(extra.map(|oid| extension(oid, true, vec![5, 0])));
-        let key = chip_key();
-        let public = p384::PublicKey::from(key.verifying_key());
-        let public = SubjectPublicKeyInfoOwned::from_key(public).unwrap().to_der().unwrap();
-        sign(name, "ASK SIMULATED", &public, extensions, *from, &self.middle_key)
+        if self.product == "Turin" {
+            extensions.push(number(9, tcb.fmc));
+        }
+        if !self.name.contains("VLEK") {
+            extensions.push(extension("1.3.6.1.4.1.3704.1.4", false, self.hardware_id.clone()));
+        }
+        extensions.extend(self.extra.map(|oid| extension(oid, true, vec![5, 0])));
+        let draft = Draft::new(self.name, "ASK SIMULATED", chip_public(), self.from);
+        // As AMD's: every chip's certificate has the number zero.
+        Draft { extensions, serial: vec![0], ..draft }
+    }
+}
+
+impl List {
+    fn sign(&self, key: &pss::SigningKey<Sha384>) -> Vec<u8> {
+        let signature_algorithm = self.scheme.identifier(key);
+        let revoked = |serial: &u8| RevokedCert {
+            serial_number: SerialNumber::new(&[*serial]).unwrap(),
+            revocation_date: time(self.from),
+            crl_entry_extensions: None,
+        };
+        let tbs_cert_list = TbsCertList {
+            version: Version::V2,
+            signature: signature_algorithm.clone(),
+            issuer: name(self.issuer),
+            this_update: time(self.from),
+            next_update: self.to.map(time),
+            revoked_certificates: (!self.revoked.is_empty())
+                .then(|| self.revoked.iter().map(revoked).collect()),
+            crl_extensions: self.critical.map(|oid| vec![extension(oid, true, vec![5, 0])]),
+        };
+        let signature = self.scheme.sign(key, &tbs_cert_list.to_der().unwrap());
+        CertificateList { tbs_cert_list, signature_algorithm, signature }.to_der().unwrap()
+    }
+}
+
+impl Maker {
+    /// The same for every test of a run: its keys take seconds to make.
+    pub(crate) fn get() -> &'static Self {
+        static MAKER: OnceLock<Maker> = OnceLock::new();
+        MAKER.get_or_init(|| {
+            let ark = thread::spawn(rsa_key);
+            let (middle_key, root_key) = (rsa_key(), ark.join().unwrap());
+            let ark = root(&root_key).sign(&root_key);
+            let ask = middle(&middle_key).sign(&root_key);
+            Self { root_key, middle_key, ark, ask }
+        })
+    }
+
+    /// An intermediate of which something was changed.
+    pub(crate) fn ask_but(&self, change: impl FnOnce(&mut Draft)) -> Vec<u8> {
+        let mut draft = middle(&self.middle_key);
+        change(&mut draft);
+        draft.sign(&self.root_key)
+    }
+
+    /// An intermediate with another name, right to sign, or key.
+    pub(crate) fn ask_named(&self, common: &str, authority_over_others: bool) -> Vec<u8> {
+        self.ask_but(|draft| {
+            draft.subject = name(common);
+            if !authority_over_others {
+                draft.extensions.clear();
+            }
+        })
+    }
+
+    /// A root of which something was changed.
+    pub(crate) fn ark_but(&self, change: impl FnOnce(&mut Draft)) -> Vec<u8> {
+        let mut draft = root(&self.root_key);
+        change(&mut draft);
+        draft.sign(&self.root_key)
+    }
+
+    /// A root that calls itself something else.
+    pub(crate) fn root_named(&self, common: &str) -> Vec<u8> {
+        self.ark_but(|draft| {
+            (draft.subject, draft.issuer, draft.from) = (name(common), name(common), NOW);
+        })
+    }
+
+    /// A root with every name and number of the real one, and another key: the intermediate's.
+    pub(crate) fn look_alike(&self) -> Vec<u8> {
+        root(&self.middle_key).sign(&self.middle_key)
+    }
+
+    /// A chip's certificate.
+    pub(crate) fn vcek(&self, endorsed: &Endorsed) -> Vec<u8> {
+        self.vcek_but(endorsed, |_| ())
+    }
+
+    /// A chip's certificate of which something was changed.
+    pub(crate) fn vcek_but(&self, endorsed: &Endorsed, change: impl FnOnce(&mut Draft)) -> Vec<u8> {
+        let mut draft = endorsed.draft();
+        change(&mut draft);
+        draft.sign(&self.middle_key)
+    }
+
+    /// A chip's certificate that the root has signed.
+    pub(crate) fn vcek_of_root(&self, endorsed: &Endorsed) -> Vec<u8> {
+        endorsed.draft().sign(&self.root_key)
+    }
+
+    /// The intermediate's public key, DER.
+    pub(crate) fn public_of_ask(&self) -> Vec<u8> {
+        public(&self.middle_key)
+    }
+
+    /// A revocation list that the root has signed.
+    pub(crate) fn list(&self, list: &List) -> Vec<u8> {
+        list.sign(&self.root_key)
+    }
+
+    /// A revocation list of the root's name that the intermediate has signed.
+    pub(crate) fn forged_list(&self, list: &List) -> Vec<u8> {
+        list.sign(&self.middle_key)
     }
 
     /// The table that a host hands out.
@@ -183,6 +376,17 @@ impl Maker {
             ark: Some(self.ark.clone()),
         }
     }
+}
+
+/// The chip's public key, DER.
+pub(crate) fn chip_public() -> Vec<u8> {
+    let public = p384::PublicKey::from(chip_key().verifying_key());
+    SubjectPublicKeyInfoOwned::from_key(public).unwrap().to_der().unwrap()
+}
+
+/// An RSA key that is shorter than AMD's, DER.
+pub(crate) fn small_rsa_public() -> Vec<u8> {
+    public(&pss::SigningKey::new(RsaPrivateKey::new(&mut OsRng, 2048).unwrap()))
 }
 
 /// Signs whatever bytes a report's would be.

@@ -42,7 +42,7 @@ pub(crate) fn manifest(platform: Platform) -> Manifest {
     let firmware = ovmf::firmware(&ovmf::entries(), &ovmf::metadata(&ovmf::SECTIONS));
     let hashes = KernelHashes::of(b"kernel", b"initrd", cmdline.as_bytes());
     let parsed = Firmware::parse(&firmware).unwrap();
-    let law = Law::new(&parsed, Sha256Hash::of(&firmware), &hashes).unwrap();
+    let law = Law::new(&parsed, &hashes).unwrap();
     let shapes: Vec<Shape> = ["EPYC-v4", "EPYC-Genoa"]
         .into_iter()
         .flat_map(|model| [4, 1, 2].map(|vcpus| shape(model, vcpus)))
@@ -70,6 +70,7 @@ pub(crate) fn manifest(platform: Platform) -> Manifest {
             guest_sha256: input,
         },
         guest_policy: GuestPolicy::default(),
+        id_block: None,
         reference_values: Manifest::table(&law, &shapes),
         law,
     }

@@ -1,7 +1,7 @@
 //! A VM that answers and a verifier that judges.
 
 use casemate_measurements::appraisal::{
-    Appraiser, CheckName, Outcome, Policy, Question, Session, Verdict,
+    Appraiser, Basis, CheckName, KnownRelease, Outcome, Policy, Question, Session, Verdict,
 };
 use casemate_measurements::binding::{self, Binding};
 use casemate_measurements::certificates::CertificateTable;
@@ -12,6 +12,7 @@ use casemate_measurements::launch_config::LaunchConfig;
 use casemate_measurements::manifest::Manifest;
 use casemate_measurements::platform::Platform;
 use casemate_measurements::report::Unsigned;
+use casemate_measurements::revocation::RevocationList;
 use casemate_measurements::roots::Roots;
 
 use crate::amd::{self, Endorsed, Maker};
@@ -32,14 +33,19 @@ pub(crate) struct Scene {
     pub(crate) launch_config: String,
     pub(crate) table: CertificateTable,
     pub(crate) platform: Platform,
+    pub(crate) lists: Vec<RevocationList>,
 }
 
 pub(crate) fn scene() -> Scene {
     let maker = Maker::get();
     let manifest = release::manifest(Platform::Simulated);
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me";
-    let config =
-        LaunchConfig { schema: 1, ssh_authorized_keys: vec![key.into()], name: "vm-1".into() };
+    let config = LaunchConfig {
+        schema: 1,
+        ssh_authorized_keys: vec![key.into()],
+        name: "vm-1".into(),
+        gpus: None,
+    };
     let launch_config = String::from_utf8(config.to_bytes().unwrap()).unwrap();
     let config_hash = Sha256Hash::of(launch_config.as_bytes());
     let shape = release::shape("EPYC-v4", 4);
@@ -50,6 +56,7 @@ pub(crate) fn scene() -> Scene {
         session: Session {
             nonce: Nonce::from_bytes([0x42; 32]),
             tls_spki_sha256: Sha256Hash::of(b"tls key"),
+            elapsed: std::time::Duration::from_millis(1500),
         },
         fields: Unsigned {
             measurement: manifest.law.digest(&shape),
@@ -66,6 +73,7 @@ pub(crate) fn scene() -> Scene {
         launch_config,
         table: maker.table(&Endorsed::genoa()),
         platform: Platform::Simulated,
+        lists: vec![],
     }
 }
 
@@ -92,8 +100,10 @@ impl Scene {
     }
 
     pub(crate) fn judge_bytes(&self, bytes: &[u8]) -> Verdict {
-        let Self { manifest, policy, roots, now, .. } = self;
-        Appraiser { manifest, policy, roots, now: *now }.appraise(bytes, &self.session)
+        let Self { manifest, policy, roots, now, lists, .. } = self;
+        let releases = [KnownRelease::new(manifest.clone()).unwrap()];
+        let basis = Basis::new(roots, *now).with_revocation_lists(lists);
+        Appraiser { releases: &releases, policy, basis }.appraise(bytes, &self.session)
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
