@@ -13,10 +13,9 @@ use casemate_measurements::manifest::{
     Artifact, Boot, Inputs, Manifest, ManifestError, Release, artifact,
 };
 use casemate_measurements::platform::Platform;
-use casemate_measurements::policy::{GuestPolicy, PolicyError};
 use casemate_measurements::verity::Verity;
 
-use crate::recipe::{Measure, Recipe};
+use crate::recipe::{IdBlock, Measure, Recipe};
 
 /// Why a release cannot be measured.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +35,6 @@ pub enum MeasureError {
     /// A shape of `[measure]` is unknown.
     #[error("[measure] of the recipe asks for what cannot be measured")]
     Shape(#[from] ShapeError),
-    /// The guest policy of `[measure]` is refused.
-    #[error("guest_policy of the recipe is refused")]
-    Policy(#[from] PolicyError),
     /// The VMM of `[measure]` is unknown.
     #[error("vmm {found:?} of the recipe is unknown: expected qemu, ec2 or gce")]
     Vmm {
@@ -102,7 +98,7 @@ pub fn manifest(
         digest(artifact::INITRD, measured.initrd),
         line.as_bytes(),
     );
-    let law = Law::new(&firmware, firmware.sha256, &hashes)?;
+    let law = Law::new(&firmware, &hashes)?;
     let reference_values = Manifest::table(&law, &shapes(&recipe.measure)?);
     let manifest = Manifest {
         schema: Manifest::SCHEMA,
@@ -114,7 +110,8 @@ pub fn manifest(
         artifacts,
         boot: Boot { cmdline: line, verity: measured.verity.clone() },
         inputs,
-        guest_policy: GuestPolicy::new(recipe.measure.guest_policy.get())?,
+        guest_policy: recipe.measure.guest_policy.get(),
+        id_block: recipe.id_block.as_ref().map(IdBlock::identity),
         law,
         reference_values,
     };
@@ -127,7 +124,7 @@ pub fn manifest(
 /// # Errors
 /// When one is unknown.
 pub fn shapes(measure: &Measure) -> Result<Vec<Shape>, MeasureError> {
-    let vmm = [Vmm::Qemu, Vmm::Ec2, Vmm::Gce].into_iter().find(|vmm| vmm.name() == measure.vmm);
+    let vmm = Vmm::from_name(&measure.vmm);
     let vmm = vmm.ok_or_else(|| MeasureError::Vmm { found: measure.vmm.clone() })?;
     let mut shapes = Vec::new();
     for model in &measure.cpu_models {
@@ -167,6 +164,8 @@ mod tests {
 
     #[test]
     fn unknown_shapes_are_refused() {
+        let numbers = shapes(&measure("EPYC-v4=>25/17/1")).unwrap();
+        assert_eq!(numbers[0].to_string(), "1 x 0xa10f11, features 0x1, qemu");
         for change in ["EPYC-v4=>EPYC-v99", "0x21=>0x20", "qemu=>qemuu"] {
             assert!(shapes(&measure(change)).is_err(), "{change}");
         }

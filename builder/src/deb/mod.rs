@@ -13,67 +13,11 @@ use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
 
+pub use archive::Malformed;
 pub use control::{Control, Paragraph, paragraphs};
 pub use unpack::{UnpackedPackage, unpack, unpack_all};
 
 use archive::{Broken, Parts};
-
-/// In what way a file is no Debian package.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The magic is missing.
-    #[error("it is no ar archive")]
-    NoArchive,
-    /// The header of a member is broken.
-    #[error("the header of a member is broken")]
-    Header,
-    /// Another member was expected.
-    #[error("found the member {found:?} where {expected} was expected")]
-    Member {
-        /// The member's name.
-        found: String,
-        /// The expected one, without its compression.
-        expected: &'static str,
-    },
-    /// A version of the format that nobody has seen.
-    #[error("its format version is {found:?}, expected 2.x")]
-    Version {
-        /// The version.
-        found: String,
-    },
-    /// It ends too early.
-    #[error("it ends too early")]
-    Truncated,
-    /// A member does not decompress.
-    #[error("a member does not decompress: {message}")]
-    Compression {
-        /// The decoder's words.
-        message: String,
-    },
-    /// A member decompresses to more than is sensible.
-    #[error("{member} unpacks to more than {limit} bytes")]
-    TooLarge {
-        /// The member.
-        member: &'static str,
-        /// The limit.
-        limit: u64,
-    },
-    /// The control archive is no tar archive.
-    #[error("its control archive is broken: {message}")]
-    Tar {
-        /// The reader's words.
-        message: String,
-    },
-    /// The control archive lacks the file `control`.
-    #[error("it has no control file")]
-    NoControl,
-    /// The control file is of another package.
-    #[error("it says that it is {found}")]
-    OtherPackage {
-        /// Name, version and architecture in the control file.
-        found: String,
-    },
-}
 
 /// Why a package could not be read or unpacked.
 #[derive(Debug, thiserror::Error)]

@@ -199,5 +199,11 @@ fn check_measure(image: &Image) -> Result<(), Fault> {
             return Err(fault(steps!["measure", field], "an empty list measures nothing"));
         }
     }
+    if let Err(refusal) = image.measure.guest_policy.get().least_linux() {
+        return Err(fault(steps!["measure", "guest_policy"], refusal.to_string()));
+    }
+    if let Some(Err(error)) = image.id_block.as_ref().map(|block| block.identity().check()) {
+        return Err(fault(steps!["id_block", error.field], error.to_string()));
+    }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! recipe cannot say: the host of a mirror, a hash of a package, a script to run.
 
 mod check;
+mod launch;
 mod locate;
 mod name;
 mod path;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use casemate_measurements::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
 
+pub use launch::{Id, IdBlock, RecipePolicy};
 pub use locate::{Place, Step, of_error, of_steps};
 pub use name::{
     AccountName, Architecture, ArchiveName, Component, CrateName, Fingerprint, ImageName,
@@ -112,6 +114,9 @@ pub struct Image {
     pub units: Units,
     /// The shapes whose launch digests the manifest lists.
     pub measure: Measure,
+    /// What the ID blocks of its VMs state.
+    #[serde(default)]
+    pub id_block: Option<IdBlock>,
 }
 
 impl std::ops::Deref for Recipe {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::name::word;
 use super::{
     AccountName, Component, CrateName, Fingerprint, GuestPath, Mode, ModuleName, Owner,
-    PackageName, PackageSpec, PathPattern, Suite, UnitName,
+    PackageName, PackageSpec, PathPattern, RecipePolicy, Suite, UnitName,
 };
 
 /// `[archive.<name>]`: an archive of packages and whom it is believed.
@@ -297,7 +297,7 @@ pub struct Measure {
     /// The virtual machine monitor whose launch is measured.
     pub vmm: String,
     /// The guest policy.
-    pub guest_policy: HexU64,
+    pub guest_policy: RecipePolicy,
 }
 
 /// Counts of virtual processors, each 1 to 512, ascending: written as a list or `"1..=64"`.

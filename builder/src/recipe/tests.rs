@@ -94,7 +94,7 @@ fn all_fields_are_read() {
     assert_eq!(recipe.name.as_str(), "small");
     assert_eq!(recipe.guest.packages.len(), 2);
     assert_eq!(recipe.measure.vcpus.as_slice(), [1, 2, 3, 4]);
-    assert_eq!(recipe.measure.guest_policy.get(), 0x30000);
+    assert_eq!(recipe.measure.guest_policy.get().raw(), 0x30000);
     assert_eq!(recipe.users[0].subids.unwrap().first(), 100_000);
     assert_eq!(recipe.programs_source(), Path::new("images/small/../.."));
     assert_eq!(recipe.overlay_dir(), Path::new("images/small/rootfs"));
@@ -123,6 +123,7 @@ fn mistakes_name_line_and_field() {
         ("vcpus = \"1..=4\"", "vcpus = [4, 2]", "measure.vcpus: not a list of vCPU counts"),
         ("vcpus = \"1..=4\"", "vcpus = \"0..=4\"", "measure.vcpus: not a list of vCPU counts"),
         ("0x30000", "196608", "measure.guest_policy: \"196608\" is not a mask"),
+        ("0x30000", "0x70000", "measure.guest_policy: guest policy 0x70000 (smt, migrate_ma) is"),
         ("100000:65536", "0:65536", "user[0].subids: "),
     ] {
         let error = error(from, to);
