@@ -26,7 +26,7 @@ pub use server::{Limits, serve};
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -48,8 +48,13 @@ use crate::sysfs::SysRoot;
 const FIRST_REPORT: Duration = Duration::from_secs(30);
 /// Where sshd listens.
 const SSHD: u16 = 22;
-/// Pause between two looks whether it does.
-const SSHD_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two looks whether the VM can be used.
+const READY_PAUSE: Duration = Duration::from_millis(100);
+/// Addresses that no machine has (RFC 5737, RFC 3849): a route to them is a way out of the VM.
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
 
 /// What serves once everything is in place.
 #[derive(Debug)]
@@ -82,9 +87,11 @@ fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallibl
         .name("server".into())
         .spawn(move || serve(&listener, &tls, &issuer, Limits::default()))
         .map_err(AgentError::Spawn)?;
-    // sshd starts once systemd was notified; a VM that is ready can be logged in to.
-    while !server.is_finished() && TcpStream::connect((Ipv4Addr::LOCALHOST, SSHD)).is_err() {
-        thread::sleep(SSHD_PAUSE);
+    // A VM that is ready can be logged in to: sshd starts once systemd was notified, and what
+    // asks before there is an address is not heard and repeats itself only seconds later.
+    let usable = || TcpStream::connect((Ipv4Addr::LOCALHOST, SSHD)).is_ok() && has_route();
+    while !server.is_finished() && !usable() {
+        thread::sleep(READY_PAUSE);
     }
     stages.report(Stage::Ready);
     stages.settle();
@@ -125,6 +132,17 @@ pub fn prepare(root: &SysRoot, stages: &mut StagePort) -> Result<Agent, AgentErr
 
     let issuer = Issuer::new(platform, binding, launch_config, reporter);
     Ok(Agent { issuer, tls: Arc::new(tls.into_server_config()?) })
+}
+
+/// Whether there is a way out of the VM. Connecting a datagram socket sends nothing.
+fn has_route() -> bool {
+    OUTSIDE.into_iter().any(|address| {
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, SSHD))).is_ok()
+    })
 }
 
 /// JSON that was just parsed or written is UTF-8.

@@ -47,6 +47,7 @@ impl FakeGuest {
             schema: LaunchConfig::SCHEMA,
             ssh_authorized_keys: vec![KEY.into()],
             name: "vm-1".into(),
+            gpus: None,
         };
         Self::with_launch_config(&config.to_bytes().unwrap())
     }
