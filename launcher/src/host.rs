@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use casemate_measurements::policy::kvm::LinuxVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{StateError, StateRoot};
@@ -165,6 +166,8 @@ pub struct HostFacts {
     pub kvm: Kvm,
     /// What QEMU must be told of SNP, or why this is no SNP host.
     pub sev: Result<SevFacts, String>,
+    /// Its kernel's version, where it says one.
+    pub linux: Option<LinuxVersion>,
 }
 
 impl HostFacts {
@@ -173,7 +176,9 @@ impl HostFacts {
     /// # Errors
     /// When QEMU cannot be asked, or what was learnt of KVM cannot be read.
     pub fn probe(sys: &Path, state: &StateRoot, qemu: Option<&Path>) -> Result<Self, HostError> {
-        Ok(Self { qemu: Qemu::probe(qemu)?, kvm: kvm(sys, state)?, sev: sev(sys) })
+        let release = fs::read_to_string(sys.join("proc/sys/kernel/osrelease"));
+        let linux = release.ok().and_then(|release| LinuxVersion::from_release(&release));
+        Ok(Self { qemu: Qemu::probe(qemu)?, kvm: kvm(sys, state)?, sev: sev(sys), linux })
     }
 }
 

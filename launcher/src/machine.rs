@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::argument::{Arguments, KeyVal};
 use crate::host::{LEAST_QEMU_PLAIN_KERNEL, Qemu, SevFacts};
+use crate::id_block::MachineIdBlock;
 use crate::state::VmPaths;
 
 /// Why a value is no part of a machine.
@@ -220,6 +221,8 @@ pub struct Machine {
     pub memory: Memory,
     /// What the host may do to it.
     pub policy: GuestPolicy,
+    /// Who vouches for it; none without.
+    pub id_block: Option<MachineIdBlock>,
     /// `HOST_DATA` of its reports.
     pub host_data: HostData,
     /// The firmware file.
@@ -275,7 +278,9 @@ impl Machine {
             Backing::Snp(sev) => {
                 args.option("-object", self.sev_object(sev));
                 let machine = machine.with("confidential-guest-support", "sev0");
-                let cpu = KeyVal::new(self.shape.cpu_model.name()).with("host-phys-bits", "on");
+                // A plan has a named model: QEMU refuses the text of any other.
+                let cpu = KeyVal::new(&self.shape.cpu_model.to_string());
+                let cpu = cpu.with("host-phys-bits", "on");
                 (machine.with("kernel-irqchip", "split"), cpu)
             }
             // No silicon measures this processor: the digest has the shape's model all the same,
@@ -300,7 +305,7 @@ impl Machine {
     }
 
     fn sev_object(&self, sev: SevFacts) -> Value {
-        json!({
+        let mut object = json!({
             "qom-type": "sev-snp-guest",
             "id": "sev0",
             "cbitpos": sev.cbitpos,
@@ -308,7 +313,13 @@ impl Machine {
             "policy": self.policy.raw(),
             "kernel-hashes": true,
             "host-data": STANDARD.encode(self.host_data.as_bytes()),
-        })
+        });
+        if let Some(MachineIdBlock { block, auth, author_key_enabled }) = &self.id_block {
+            object["id-block"] = json!(block);
+            object["id-auth"] = json!(auth);
+            object["author-key-enabled"] = json!(author_key_enabled);
+        }
+        object
     }
 
     /// Firmware, kernel, initrd and command line.

@@ -4,7 +4,6 @@
 //! A plan whose launch digest the manifest does not list is refused: such a VM would come up and
 //! be believed by nobody.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,13 +14,16 @@ use casemate_measurements::launch::{CpuModel, Shape, VcpuCount, Vmm};
 use casemate_measurements::launch_config::{self, LaunchConfig, LaunchConfigError};
 use casemate_measurements::manifest::{Manifest, ReferenceValue, artifact};
 use casemate_measurements::platform::Platform;
+use casemate_measurements::policy::kvm::KvmRefusal;
 use casemate_measurements::stage::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::argument::Arguments;
 use crate::host::{HostFacts, Kvm, LEAST_QEMU, LEAST_QEMU_SNP, Qemu, QemuVersion};
+use crate::id_block::{MachineIdBlock, NoIdBlock};
 use crate::machine::{Accel, Backing, Console, ExtraDisk, Forward, HashesTable, Machine, Memory};
 use crate::release::Release;
+use crate::shapes;
 use crate::state::{VmName, VmPaths};
 
 /// The guest's port for SSH.
@@ -56,6 +58,15 @@ pub enum PlanError {
         /// What the manifest lists.
         listed: String,
     },
+    /// The CPU is given by its numbers.
+    #[error(
+        "CPU {cpu} has no name, and QEMU's -cpu needs one: expected one of the CPU models that \
+         the manifest lists"
+    )]
+    NamelessCpu {
+        /// What was asked for.
+        cpu: CpuModel,
+    },
     /// The row of the manifest has another digest than this launch would have.
     #[error("{shape} would have the launch digest {found}, expected {expected} by the manifest")]
     Digest {
@@ -83,6 +94,12 @@ pub enum PlanError {
         /// What to do.
         hint: &'static str,
     },
+    /// The host's KVM starts no guest with this policy.
+    #[error("this host cannot start a VM of the release")]
+    Policy(#[from] KvmRefusal),
+    /// There is no ID block for this launch.
+    #[error("this launch has no ID block")]
+    IdBlock(#[from] NoIdBlock),
     /// SNP guests are not emulated.
     #[error("SEV-SNP guests run on KVM only, expected --accel auto or kvm, found tcg")]
     SnpOnTcg,
@@ -244,11 +261,15 @@ impl LaunchPlan {
         let (shape, digest) = measured(manifest, &label, request)?;
         let backing = backing(manifest, host)?;
         check_qemu(&host.qemu, found)?;
+        if let (Platform::Snp, Some(linux)) = (found, host.linux) {
+            manifest.guest_policy.check_kvm(linux)?;
+        }
         let accels = accels(request.accel, &host.kvm, found)?;
         let config = LaunchConfig {
             schema: LaunchConfig::SCHEMA,
             ssh_authorized_keys: request.ssh_keys.clone(),
             name: request.name.as_str().to_owned(),
+            gpus: None,
         };
         let config = config.to_bytes()?;
         let machine = Machine {
@@ -257,6 +278,7 @@ impl LaunchPlan {
             shape,
             memory: request.memory,
             policy: manifest.guest_policy,
+            id_block: MachineIdBlock::find(release, &shape, &digest)?,
             host_data: launch_config::host_data(&config),
             firmware: release.path(artifact::FIRMWARE),
             kernel: release.path(artifact::KERNEL),
@@ -310,6 +332,10 @@ impl fmt::Display for LaunchPlan {
         writeln!(f, "shape          {}", machine.shape)?;
         writeln!(f, "memory         {}", machine.memory)?;
         writeln!(f, "launch digest  {}", self.digest)?;
+        writeln!(f, "guest policy   {} ({})", machine.policy, machine.policy.describe())?;
+        let id_block = machine.id_block.as_ref();
+        let text = id_block.map(|block| block.describe(&self.digest, machine.policy));
+        writeln!(f, "ID block       {}", text.as_deref().unwrap_or("none"))?;
         writeln!(f, "host data      {}", machine.host_data)?;
         writeln!(f, "launch config  {}", self.launch_config)?;
         writeln!(f, "accelerator    {}", accels.join(", else "))?;
@@ -326,17 +352,21 @@ fn measured(
     label: &str,
     request: &LaunchRequest,
 ) -> Result<(Shape, LaunchDigest), PlanError> {
+    if let Some(cpu) = request.cpu_model.filter(|model| model.name().is_none()) {
+        return Err(PlanError::NamelessCpu { cpu });
+    }
     let fits = |row: &&ReferenceValue| {
         row.vmm == Vmm::Qemu
             && row.vcpus == request.vcpus
+            && row.cpu_model.name().is_some()
             && request.cpu_model.is_none_or(|model| model == row.cpu_model)
     };
     let row = manifest.reference_values.iter().find(fits).ok_or_else(|| {
-        let model = request.cpu_model.map_or("any CPU model", CpuModel::name);
+        let model = request.cpu_model.and_then(CpuModel::name).unwrap_or("any CPU model");
         PlanError::Unlisted {
             release: label.to_owned(),
             shape: format!("{} x {model} on qemu", request.vcpus),
-            listed: listed(manifest),
+            listed: shapes::listed(manifest),
         }
     })?;
     let shape = row.shape();
@@ -346,37 +376,6 @@ fn measured(
         return Err(PlanError::Digest { shape, found, expected });
     }
     Ok((shape, found))
-}
-
-/// What a manifest lists, in few words: each CPU model with its numbers of vCPUs.
-fn listed(manifest: &Manifest) -> String {
-    let models: BTreeSet<_> =
-        manifest.reference_values.iter().map(|row| (row.vmm, row.cpu_model)).collect();
-    let counts = |vmm, model| {
-        let rows = manifest.reference_values.iter();
-        let rows = rows.filter(|row| (row.vmm, row.cpu_model) == (vmm, model));
-        ranges(&rows.map(|row| row.vcpus.get()).collect())
-    };
-    let texts: Vec<String> = models
-        .into_iter()
-        .map(|(vmm, model)| format!("{model} on {vmm} with {} vCPUs", counts(vmm, model)))
-        .collect();
-    texts.join("; ")
-}
-
-/// Writes numbers as ranges: `1-4, 8`.
-fn ranges(numbers: &BTreeSet<u16>) -> String {
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for number in numbers {
-        match ranges.last_mut() {
-            Some((_, end)) if *end + 1 == *number => *end = *number,
-            _ => ranges.push((*number, *number)),
-        }
-    }
-    let text = |(start, end): &(u16, u16)| {
-        if start == end { start.to_string() } else { format!("{start}-{end}") }
-    };
-    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 fn backing(manifest: &Manifest, host: &HostFacts) -> Result<Backing, PlanError> {
@@ -445,12 +444,6 @@ fn check_paths(machine: &Machine, qemu: &Qemu) -> Result<(), PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_are_short() {
-        assert_eq!(ranges(&BTreeSet::from([1, 2, 3, 4, 8])), "1-4, 8");
-        assert_eq!(ranges(&BTreeSet::from([2])), "2");
-    }
 
     #[test]
     fn which_accelerators_are_tried() {

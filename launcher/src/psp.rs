@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use casemate_measurements::firmware::{Firmware, FirmwareError};
 use casemate_measurements::hash::{LaunchDigest, ReportData, Sha256Hash};
+use casemate_measurements::id_block::IdBlockError;
 use casemate_measurements::kernel_hashes::{KernelHashes, KernelHashesError, TABLE_LEN};
 use casemate_measurements::law::{Law, LawError};
-use casemate_measurements::report::Unsigned;
+use casemate_measurements::report::{IdBlockFields, Unsigned};
 use casemate_measurements::simulated::{self, REQUEST_LEN, Response};
 use rsa::rand_core::{OsRng, RngCore as _};
 
@@ -48,6 +49,9 @@ pub enum PspError {
         /// Why.
         source: KernelHashesError,
     },
+    /// The ID block is refused: the VM never runs.
+    #[error("the launch is not finished")]
+    IdBlock(#[from] IdBlockError),
     /// Firmware and kernel cannot be measured together.
     #[error("{} and the kernel cannot be measured together", path.display())]
     Law {
@@ -85,7 +89,7 @@ pub(crate) fn measure(
             machine.cmdline.as_bytes(),
         ),
     };
-    let law = Law::new(&firmware, firmware.sha256, &hashes)
+    let law = Law::new(&firmware, &hashes)
         .map_err(|source| PspError::Law { path: path.clone(), source })?;
     Ok(Measured { table: hashes.table(), digest: law.digest(&machine.shape) })
 }
@@ -103,8 +107,19 @@ pub(crate) struct Processor {
 }
 
 impl Processor {
-    /// The processor of a machine that was measured.
-    pub(crate) fn new(chip: Chip, machine: &Machine, digest: LaunchDigest) -> Self {
+    /// The processor of a machine that was measured: finishes the launch.
+    ///
+    /// # Errors
+    /// When the ID block is not of this launch.
+    pub(crate) fn new(
+        chip: Chip,
+        machine: &Machine,
+        digest: LaunchDigest,
+    ) -> Result<Self, PspError> {
+        let id_block = match &machine.id_block {
+            None => IdBlockFields::NONE,
+            Some(id_block) => id_block.verify(&digest, machine.policy)?.into(),
+        };
         let mut report_id = [0; 32];
         OsRng.fill_bytes(&mut report_id);
         let fields = Unsigned {
@@ -112,9 +127,10 @@ impl Processor {
             measurement: digest,
             host_data: machine.host_data,
             report_id,
+            id_block,
             ..Unsigned::genoa()
         };
-        Self { chip, fields }
+        Ok(Self { chip, fields })
     }
 
     fn answer(&self, report_data: ReportData) -> Response {
@@ -146,16 +162,21 @@ impl Processor {
 mod tests {
     use super::*;
     use crate::authority::Authority;
+    use crate::id_block::MachineIdBlock;
     use crate::machine::{Backing, HashesTable, Memory};
     use casemate_measurements::certificates::CertificateTable;
     use casemate_measurements::chain::{ChainError, EndorsedKey, UnixTime};
-    use casemate_measurements::hash::HostData;
+    use casemate_measurements::evidence::Base64Bytes;
+    use casemate_measurements::hash::{FamilyId, HostData, ImageId, Sha384Hash};
+    use casemate_measurements::id_block::{self, IdBlock, PublicKey};
     use casemate_measurements::launch::{GuestFeatures, Shape, VcpuCount, Vmm};
     use casemate_measurements::platform::Platform;
     use casemate_measurements::policy::GuestPolicy;
     use casemate_measurements::report::Report;
     use casemate_measurements::roots::Roots;
     use casemate_measurements::tcb::Tcb;
+    use p384::ecdsa::signature::Signer as _;
+    use p384::ecdsa::{Signature, SigningKey};
     use std::os::unix::net::UnixStream;
     use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -173,6 +194,7 @@ mod tests {
             },
             memory: Memory::from_mib(512).unwrap(),
             policy: GuestPolicy::default(),
+            id_block: None,
             host_data: HostData::from_bytes([5; 32]),
             firmware: PathBuf::new(),
             kernel: PathBuf::new(),
@@ -209,7 +231,7 @@ mod tests {
         let authority = Authority::open_or_make(&kept).unwrap();
         let chip = Authority::open_or_make(&kept).unwrap().chip(TCB).unwrap();
         let digest = LaunchDigest::from_bytes([3; 48]);
-        let processor = Processor::new(chip, &machine(), digest);
+        let processor = Processor::new(chip, &machine(), digest).unwrap();
         let (mut guest, mut host) = UnixStream::pair().unwrap();
         let server = std::thread::spawn(move || processor.serve(&mut host));
         let report_data = ReportData::from_bytes([9; 64]);
@@ -247,6 +269,60 @@ mod tests {
             Err(ChainError::Validity { .. })
         ));
         keys_are_private(&kept);
+    }
+
+    /// An ID block for a digest, signed by a key of its own; the key's digest.
+    fn id_block(digest: LaunchDigest) -> (MachineIdBlock, Sha384Hash) {
+        let block = IdBlock {
+            launch_digest: digest,
+            family_id: FamilyId::from_bytes([0xfa; 16]),
+            image_id: ImageId::from_bytes([0x1d; 16]),
+            guest_svn: 7,
+            policy: GuestPolicy::default(),
+        };
+        let key = SigningKey::from_slice(&[9; 48]).unwrap();
+        let point = key.verifying_key().to_encoded_point(false);
+        let public = PublicKey::from_sec1(point.as_bytes()).unwrap();
+        let signature: Signature = key.sign(&block.to_bytes());
+        let (r, s) = signature.split_bytes();
+        let signature = id_block::Signature::from_raw(&[r, s].concat()).unwrap();
+        let auth = id_block::auth_bytes(&public, &signature, None);
+        let block = Base64Bytes(block.to_bytes().to_vec());
+        let auth = Base64Bytes(auth.to_vec());
+        (MachineIdBlock { block, auth, author_key_enabled: false }, public.digest())
+    }
+
+    #[test]
+    fn a_launch_is_finished_with_its_own_block_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_make(&dir.path().join("simulated")).unwrap();
+        let finish = |digest, id_block| {
+            let machine = Machine { id_block: Some(id_block), ..machine() };
+            Processor::new(authority.chip(TCB).unwrap(), &machine, digest)
+        };
+        let digest = LaunchDigest::from_bytes([3; 48]);
+        let (block, key) = id_block(digest);
+        let processor = finish(digest, block.clone()).unwrap();
+        let answer = processor.answer(ReportData::from_bytes([0; 64]));
+        let Response::Report { report, .. } = answer else { panic!("{answer:?}") };
+        let report = Report::parse(&report).unwrap();
+        assert_eq!(report.id_key_digest(), key);
+        assert_eq!((report.guest_svn(), report.has_author_key()), (7, false));
+        assert_eq!(report.family_id(), FamilyId::from_bytes([0xfa; 16]));
+        assert_eq!(report.image_id(), ImageId::from_bytes([0x1d; 16]));
+
+        let refused = |digest, block| match finish(digest, block) {
+            Err(PspError::IdBlock(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let other = LaunchDigest::from_bytes([4; 48]);
+        assert!(refused(other, block.clone()).contains("BAD_MEASUREMENT"));
+        let mut unsigned = block.clone();
+        unsigned.block.0[0x54] ^= 1;
+        assert!(refused(digest, unsigned).contains("BAD_SIGNATURE"));
+        let mut allowing = block;
+        allowing.block.0[0x5a] |= 1 << 3;
+        assert!(refused(digest, allowing).contains("POLICY_FAILURE"));
     }
 
     fn keys_are_private(dir: &Path) {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_measurements::firmware::{Firmware, FirmwareError};
 use casemate_measurements::hash::Sha256Hash;
+use casemate_measurements::id_block::release::{self as id_blocks, IdBlocks, IdBlocksError};
 use casemate_measurements::kernel_hashes::{KernelHashes, KernelHashesError, require_bzimage};
 use casemate_measurements::law::{Law, LawError};
 use casemate_measurements::manifest::{self, Artifact, Manifest, ManifestError, artifact};
@@ -90,6 +91,14 @@ pub enum ReleaseError {
         /// Why.
         source: LawError,
     },
+    /// The ID blocks are malformed.
+    #[error("{} is refused", path.display())]
+    IdBlocks {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<IdBlocksError>,
+    },
     /// The manifest's law is not the one of these files.
     #[error(
         "the law in {} is not the one of the release's own firmware, kernel, initrd and command \
@@ -108,6 +117,7 @@ pub struct Release {
     dir: PathBuf,
     manifest: Manifest,
     manifest_sha256: Sha256Hash,
+    id_blocks: Option<IdBlocks>,
 }
 
 impl Release {
@@ -128,7 +138,9 @@ impl Release {
         for (name, artifact) in &manifest.artifacts {
             check_artifact(&dir.join(name), artifact)?;
         }
-        let release = Self { dir, manifest, manifest_sha256: Sha256Hash::of(&bytes) };
+        let id_blocks = read_id_blocks(&dir)?;
+        let manifest_sha256 = Sha256Hash::of(&bytes);
+        let release = Self { dir, manifest, manifest_sha256, id_blocks };
         if release.measure()? != release.manifest.law {
             return Err(ReleaseError::Law { path });
         }
@@ -150,8 +162,7 @@ impl Release {
             sha256(artifact::INITRD),
             self.manifest.boot.cmdline.as_bytes(),
         );
-        Law::new(&firmware, firmware.sha256, &hashes)
-            .map_err(|source| ReleaseError::Measure { path, source })
+        Law::new(&firmware, &hashes).map_err(|source| ReleaseError::Measure { path, source })
     }
 
     /// Where the release lies.
@@ -172,11 +183,32 @@ impl Release {
         &self.manifest_sha256
     }
 
+    /// Its ID blocks, as they were read: a launch holds them to the manifest.
+    #[must_use]
+    pub fn id_blocks(&self) -> Option<&IdBlocks> {
+        self.id_blocks.as_ref()
+    }
+
     /// The path of an artifact.
     #[must_use]
     pub fn path(&self, artifact: &str) -> PathBuf {
         self.dir.join(artifact)
     }
+}
+
+/// The ID blocks of the release, where it was signed.
+fn read_id_blocks(dir: &Path) -> Result<Option<IdBlocks>, ReleaseError> {
+    let path = dir.join(id_blocks::FILE_NAME);
+    let bytes = match read(&path, id_blocks::MAX_LEN) {
+        Ok(bytes) => bytes,
+        Err(ReleaseError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    IdBlocks::from_bytes(&bytes)
+        .map(Some)
+        .map_err(|source| ReleaseError::IdBlocks { path, source: Box::new(source) })
 }
 
 /// Reads at most one byte more than `most`, so that what is too long is seen to be.

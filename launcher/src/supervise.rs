@@ -284,7 +284,7 @@ fn processor(
         starter.send(Duration::ZERO, Event::MakingSimulatedRoot);
     }
     let chip = Authority::open_or_make(&dir)?.chip(TCB)?;
-    Ok(Processor::new(chip, &plan.machine, digest))
+    Ok(Processor::new(chip, &plan.machine, digest)?)
 }
 
 /// Keeps what was learnt of KVM until the host boots again.

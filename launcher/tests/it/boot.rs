@@ -17,6 +17,7 @@ use casemate_launcher::release::Release;
 use casemate_launcher::state::{Phase, StateRoot};
 use casemate_launcher::{RunningVm, StartError, SupervisorCommand, list, start, stop, supervise};
 use casemate_measurements::platform::Platform;
+use casemate_measurements::policy::GuestPolicy;
 use casemate_measurements::stage::Stage;
 
 use crate::fixture::{Contents, request};
@@ -64,6 +65,8 @@ impl Bench {
             kernel,
             initrd: guest::initrd(dir.path()),
             cmdline: format!("console=ttynull quiet loglevel=0 panic=-1 {cmdline}").trim().into(),
+            id_block: None,
+            policy: GuestPolicy::default(),
         };
         contents.write(&dir.path().join("release"));
         let root = StateRoot::at(&dir.path().join("s")).unwrap();

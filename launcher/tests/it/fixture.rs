@@ -11,12 +11,14 @@ use casemate_launcher::plan::{AccelChoice, LaunchRequest};
 use casemate_measurements::cmdline::BootParams;
 use casemate_measurements::firmware::Firmware;
 use casemate_measurements::hash::Sha256Hash;
+use casemate_measurements::identity::Identity;
 use casemate_measurements::kernel_hashes::KernelHashes;
 use casemate_measurements::launch::{GuestFeatures, Shape, VcpuCount, Vmm};
 use casemate_measurements::law::Law;
 use casemate_measurements::manifest::{Artifact, Boot, Inputs, Manifest, Release, artifact};
 use casemate_measurements::platform::Platform;
 use casemate_measurements::policy::GuestPolicy;
+use casemate_measurements::policy::kvm::LinuxVersion;
 use casemate_measurements::verity::Verity;
 
 /// What goes into a release.
@@ -27,6 +29,8 @@ pub(crate) struct Contents {
     pub(crate) kernel: Vec<u8>,
     pub(crate) initrd: Vec<u8>,
     pub(crate) cmdline: String,
+    pub(crate) id_block: Option<Identity>,
+    pub(crate) policy: GuestPolicy,
 }
 
 impl Contents {
@@ -35,7 +39,15 @@ impl Contents {
         let mut kernel = vec![0; 4096];
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
         let (firmware, initrd) = (firmware(), b"initrd".to_vec());
-        Self { platform, firmware, kernel, initrd, cmdline: "console=ttynull".into() }
+        Self {
+            platform,
+            firmware,
+            kernel,
+            initrd,
+            cmdline: "console=ttynull".into(),
+            id_block: None,
+            policy: GuestPolicy::default(),
+        }
     }
 
     /// Writes the release.
@@ -66,7 +78,7 @@ impl Contents {
         }
         let firmware = Firmware::parse(&self.firmware).unwrap();
         let hashes = KernelHashes::of(&self.kernel, &self.initrd, cmdline.as_bytes());
-        let law = Law::new(&firmware, firmware.sha256, &hashes).unwrap();
+        let law = Law::new(&firmware, &hashes).unwrap();
         let shape = |vcpus, model: &str| Shape {
             vmm: Vmm::Qemu,
             cpu_model: model.parse().unwrap(),
@@ -90,7 +102,8 @@ impl Contents {
                 overlay_sha256: none,
                 guest_sha256: none,
             },
-            guest_policy: GuestPolicy::default(),
+            guest_policy: self.policy,
+            id_block: self.id_block.clone(),
             reference_values: Manifest::table(&law, &shapes),
             law,
         };
@@ -146,6 +159,7 @@ pub(crate) fn snp_host() -> HostFacts {
         },
         kvm: Kvm::Untried,
         sev: Ok(SevFacts { cbitpos: 51, reduced_phys_bits: 1 }),
+        linux: LinuxVersion::from_release("6.12.0"),
     }
 }
 

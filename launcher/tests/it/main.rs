@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 mod boot;
+mod doctor;
 mod fixture;
 mod guest;
+mod hosts;
+mod id_block;
 mod plan;
 mod release;
 mod state;

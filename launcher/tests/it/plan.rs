@@ -133,6 +133,9 @@ fn what_no_verifier_would_accept_is_refused() {
     let model = LaunchRequest { cpu_model: Some("EPYC-Milan".parse().unwrap()), ..base.clone() };
     let error = plan_in(dir.path(), &model, &snp_host(), Platform::Snp).unwrap_err();
     assert!(matches!(error, PlanError::Unlisted { .. }), "{error}");
+    let numbers = LaunchRequest { cpu_model: Some("25/17/0".parse().unwrap()), ..base.clone() };
+    let error = plan_in(dir.path(), &numbers, &snp_host(), Platform::Snp).unwrap_err();
+    assert!(error.to_string().contains("0xa10f10 has no name"), "{error}");
     let error = plan_in(dir.path(), &base, &snp_host(), Platform::Simulated).unwrap_err();
     assert!(matches!(error, PlanError::Platform { .. }), "{error}");
 }
