@@ -4,11 +4,22 @@
 //! it may cost in time and bytes, `casemate_measurements` judges what it says, and [`ssh`] lets a
 //! tenant connect to the attested key and to nothing else. This crate is a trust domain of its
 //! own: it depends on what measures, never on what builds or launches.
+//!
+//! A whole validator (`cargo run --example verify`):
+//!
+//! ```no_run
+#![doc = include_str!("../examples/verify.rs")]
+//! ```
 
+pub mod certificates;
 pub mod fetch;
+pub mod files;
+pub mod fleet;
 pub mod host_key;
 mod http;
+pub mod policy;
 pub mod release;
+pub mod signed;
 pub mod ssh;
 pub mod target;
 mod tls;

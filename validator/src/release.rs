@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use casemate_measurements::appraisal::KnownRelease;
 use casemate_measurements::manifest::{self, Manifest, ManifestError};
 
 /// Why no manifest was read.
@@ -19,7 +20,7 @@ pub enum ReleaseError {
         path: PathBuf,
     },
     /// The manifest cannot be read.
-    #[error("cannot read {}; a release has it beside its artifacts", path.display())]
+    #[error("cannot read {} as a manifest; a release has it beside its artifacts", path.display())]
     Read {
         /// The manifest's path.
         path: PathBuf,
@@ -40,20 +41,48 @@ pub enum ReleaseError {
 ///
 /// # Errors
 /// When `directory` is no directory, or its manifest cannot be read or is refused.
+pub fn read(directory: &Path) -> Result<KnownRelease, ReleaseError> {
+    let path = directory.join(manifest::FILE_NAME);
+    KnownRelease::new(read_manifest(directory)?)
+        .map_err(|source| ReleaseError::Manifest { path, source: source.into() })
+}
+
+/// Reads and checks the manifest of the release in `directory`.
+///
+/// # Errors
+/// When `directory` is no directory, or its manifest cannot be read or is refused.
 pub fn read_manifest(directory: &Path) -> Result<Manifest, ReleaseError> {
     if !directory.is_dir() {
         return Err(ReleaseError::Directory { path: directory.into() });
     }
-    let path = directory.join(manifest::FILE_NAME);
-    match read(&path) {
+    open_manifest(directory)
+}
+
+/// Path and bytes of the manifest that `path` is, or of the release that is directory `path`.
+/// They are not checked.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn manifest_bytes(path: &Path) -> Result<(PathBuf, Vec<u8>), ReleaseError> {
+    let path = if path.is_dir() { path.join(manifest::FILE_NAME) } else { path.to_owned() };
+    match read_file(&path) {
+        Ok(bytes) => Ok((path, bytes)),
         Err(source) => Err(ReleaseError::Read { path, source }),
-        Ok(bytes) => Manifest::from_bytes(&bytes)
-            .map_err(|source| ReleaseError::Manifest { path, source: source.into() }),
     }
 }
 
+/// Reads and checks the manifest that `path` is, or of the release that is directory `path`.
+///
+/// # Errors
+/// When there is none, it cannot be read or is refused.
+pub fn open_manifest(path: &Path) -> Result<Manifest, ReleaseError> {
+    let (path, bytes) = manifest_bytes(path)?;
+    Manifest::from_bytes(&bytes)
+        .map_err(|source| ReleaseError::Manifest { path, source: source.into() })
+}
+
 /// Reads a regular file, one byte further than a manifest may go.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use casemate_measurements::appraisal::Policy;
 use casemate_measurements::chain::ChainError;
-use casemate_measurements::manifest::Manifest;
 use casemate_measurements::roots::Roots;
+
+use crate::files::{self, FileError};
 
 /// Most bytes of a certificate's file.
 const MAX_LEN: u64 = 64 * 1024;
@@ -28,6 +29,9 @@ pub enum TrustError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The manifests for GPUs cannot be used.
+    #[error(transparent)]
+    GpuManifests(#[from] FileError),
     /// The file holds something else.
     #[error(
         "{} is no simulated root: expected the certificate that the launcher of the SIMULATED \
@@ -58,10 +62,25 @@ pub fn roots(simulated: Option<&Path>) -> Result<Roots, TrustError> {
         .map_err(|source| TrustError::Simulated { path: path.into(), source })
 }
 
-/// The strict policy for the release of `manifest` on the platform that `roots` were named for.
+/// As [`roots`]; GPUs are held to the reference integrity manifests in `gpu_manifests`.
+///
+/// # Errors
+/// As [`roots`] and [`files::gpu_manifests`].
+pub fn roots_with(
+    simulated: Option<&Path>,
+    gpu_manifests: Option<&Path>,
+) -> Result<Roots, TrustError> {
+    let roots = roots(simulated)?;
+    match gpu_manifests {
+        None => Ok(roots),
+        Some(dir) => Ok(roots.with_gpu_manifests(files::gpu_manifests(dir)?)),
+    }
+}
+
+/// The strict policy on the platform that `roots` were named for.
 #[must_use]
-pub fn policy(manifest: &Manifest, roots: &Roots) -> Policy {
-    let policy = Policy::for_release(&manifest.release);
+pub fn policy(roots: &Roots) -> Policy {
+    let policy = Policy::strict();
     if roots.trusts_simulated() { policy.simulated() } else { policy }
 }
 

@@ -8,12 +8,19 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use casemate_measurements::appraisal::{Appraiser, Policy, Session, Verdict};
+use casemate_measurements::appraisal::{
+    Appraiser, Basis, KnownRelease, Policy, RevocationPolicy, Session, Verdict,
+};
+use casemate_measurements::certificates::CertificateTable;
 use casemate_measurements::chain::UnixTime;
+use casemate_measurements::evidence::{self, Evidence};
 use casemate_measurements::hash::Nonce;
-use casemate_measurements::manifest::Manifest;
+use casemate_measurements::platform::Platform;
+use casemate_measurements::report::Report;
+use casemate_measurements::revocation::RevocationList;
 use casemate_measurements::roots::Roots;
 
+use crate::certificates::{Certificates, CertificatesError, Collateral, WantList};
 use crate::fetch::{self, FetchError, Limits};
 use crate::host_key::{HostKey, HostKeyError};
 use crate::target::Target;
@@ -30,17 +37,25 @@ pub enum VerifyError {
     /// No evidence was fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The evidence came without certificates, and there are none to be had. That says nothing
+    /// about the VM.
+    #[error("the evidence lacks certificates, and they are not to be had elsewhere")]
+    Certificates(#[source] CertificatesError),
 }
 
 /// What a verifier wants, whom it believes and how long it waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Verifier<'a> {
-    /// The release that is wanted.
-    pub manifest: &'a Manifest,
+    /// The releases that it holds; which of them is accepted says the policy.
+    pub releases: &'a [KnownRelease],
     /// What is accepted.
     pub policy: &'a Policy,
     /// Whom to believe.
     pub roots: &'a Roots,
+    /// Where certificates and revocation lists come from that the VM does not send.
+    pub certificates: &'a Certificates,
+    /// Revocation lists that were given by hand; the others are looked for where there is none.
+    pub revocation_lists: &'a [RevocationList],
     /// What asking may cost.
     pub limits: Limits,
     /// The verifier's time, by which certificates are judged: [`now`].
@@ -48,7 +63,7 @@ pub struct Verifier<'a> {
 }
 
 /// A verdict and what it is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Verified {
     /// The verdict: every check, and the two answers.
     pub verdict: Verdict,
@@ -60,6 +75,8 @@ pub struct Verified {
     pub peer: SocketAddr,
     /// How long the answer took.
     pub elapsed: Duration,
+    /// What could not be had, where the verdict may rest on its lack.
+    pub notes: Vec<CertificatesError>,
 }
 
 impl Verified {
@@ -94,11 +111,44 @@ impl Verifier<'_> {
         getrandom::fill(&mut bytes).map_err(VerifyError::Nonce)?;
         let nonce = Nonce::from_bytes(bytes);
         let fetched = fetch::fetch_evidence(target, &nonce, &self.limits)?;
-        let session = Session { nonce, tls_spki_sha256: fetched.tls_spki_sha256 };
-        let Self { manifest, policy, roots, now, .. } = *self;
-        let verdict =
-            Appraiser { manifest, policy, roots, now }.appraise(&fetched.evidence, &session);
-        let fetch::Fetched { evidence, peer, elapsed, .. } = fetched;
-        Ok(Verified { verdict, nonce, evidence, peer, elapsed })
+        let fetch::Fetched { tls_spki_sha256, elapsed, .. } = fetched;
+        let session = Session { nonce, tls_spki_sha256, elapsed };
+        let Collateral { certificates, missing, mut revocation_lists, no_list } =
+            self.collect(&fetched.evidence, &nonce);
+        if let Some(error) = missing.as_ref().filter(|error| !error.is_about_the_report()) {
+            return Err(VerifyError::Certificates(error.clone()));
+        }
+        revocation_lists.extend_from_slice(self.revocation_lists);
+        let basis = Basis::new(self.roots, self.now)
+            .with_certificates(&certificates)
+            .with_revocation_lists(&revocation_lists)
+            .with_chains(self.certificates.chains());
+        let appraiser = Appraiser { releases: self.releases, policy: self.policy, basis };
+        let verdict = appraiser.appraise(&fetched.evidence, &session);
+        let notes = missing.into_iter().chain(no_list).collect();
+        let fetch::Fetched { evidence, peer, .. } = fetched;
+        Ok(Verified { verdict, nonce, evidence, peer, elapsed, notes })
+    }
+
+    /// Looks for what the evidence lacks, where it is worth the trouble: of a real platform that
+    /// is accepted, about this nonce. Everything else is refused without.
+    fn collect(&self, evidence: &[u8], nonce: &Nonce) -> Collateral {
+        let parsed = Some(evidence).filter(|bytes| bytes.len() <= evidence::MAX_LEN);
+        let parsed = parsed.and_then(|bytes| serde_json::from_slice::<Evidence>(bytes).ok());
+        let wanted = parsed.filter(|evidence| {
+            let accepted = self.policy.platform.accepts(&evidence.platform) != Some(false);
+            evidence.platform == Platform::Snp && accepted && evidence.nonce == *nonce
+        });
+        let Some(evidence) = wanted else { return Collateral::default() };
+        let report = Report::parse(&evidence.report.0);
+        let table = CertificateTable::parse(&evidence.certificates.0);
+        let (Ok(report), Ok(table)) = (report, table) else { return Collateral::default() };
+        let want_list = match self.policy.revocation {
+            _ if !self.revocation_lists.is_empty() => WantList::No,
+            RevocationPolicy::Required => WantList::Ask,
+            RevocationPolicy::WhenGiven => WantList::Cached,
+        };
+        let (platform, Self { certificates, roots, now, .. }) = (evidence.platform, self);
+        certificates.collect(&report, &table, platform, want_list, roots, *now)
     }
 }

@@ -6,13 +6,21 @@
 #[expect(dead_code, reason = "its attacks on chains are mounted where chains are judged")]
 mod amd;
 #[cfg(test)]
+mod example;
+#[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod hostile_servers;
+#[cfg(test)]
+mod key_service;
 #[cfg(test)]
 #[path = "../../../measurements/tests/ovmf/mod.rs"]
 mod ovmf;
 #[cfg(test)]
 #[path = "../../../measurements/tests/release/mod.rs"]
 mod release;
+#[cfg(test)]
+mod signed;
 #[cfg(test)]
 mod ssh;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use casemate_measurements::appraisal::{CheckName, Outcome, Policy};
+use casemate_measurements::appraisal::{CheckName, KnownRelease, Outcome};
 use casemate_measurements::binding::{self, Binding};
 use casemate_measurements::chain::UnixTime;
 use casemate_measurements::evidence::{Base64Bytes, Evidence};
@@ -13,6 +13,7 @@ use casemate_measurements::manifest::{self, Manifest};
 use casemate_measurements::platform::Platform;
 use casemate_measurements::report::Unsigned;
 use casemate_measurements::roots::Roots;
+use casemate_validator::certificates::{Certificates, Settings};
 use casemate_validator::fetch::{Limits, fetch_evidence};
 use casemate_validator::host_key::HostKey;
 use casemate_validator::target::Target;
@@ -24,13 +25,17 @@ use crate::release;
 use crate::sshd::{Client, Sshd, available};
 use crate::support::{Identity, finish, relay, serve_tcp, serve_tls};
 
-const HOST_KEY: &str =
+pub(crate) const HOST_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKKPqjlb4NQbvHfCZF5b43xsEhuELZvW8qdlxqQeDCa+";
 
 /// What a VM with these keys says about `nonce`.
 fn evidence(nonce: Nonce, tls: Sha256Hash, ssh_host_key: &str, manifest: &Manifest) -> Vec<u8> {
-    let launch_config =
-        LaunchConfig { schema: 1, ssh_authorized_keys: vec![HOST_KEY.into()], name: "vm".into() };
+    let launch_config = LaunchConfig {
+        schema: 1,
+        ssh_authorized_keys: vec![HOST_KEY.into()],
+        name: "vm".into(),
+        gpus: None,
+    };
     let launch_config = launch_config.to_bytes().unwrap();
     let binding = Binding {
         tls_spki_sha256: tls,
@@ -70,28 +75,35 @@ fn serve(identity: &Identity, answer: impl Fn(Nonce) -> Vec<u8> + Send + Sync + 
 }
 
 /// Serves evidence of a VM whose TLS key is `identity`'s.
-fn serve_vm(identity: &Identity, ssh_host_key: &str) -> Target {
+pub(crate) fn serve_vm(identity: &Identity, ssh_host_key: &str) -> Target {
     let (tls, key) = (identity.spki_sha256(), ssh_host_key.to_owned());
     serve(identity, move |nonce| evidence(nonce, tls, &key, &manifest()))
 }
 
-fn manifest() -> Manifest {
+pub(crate) fn manifest() -> Manifest {
     release::manifest(Platform::Simulated)
 }
 
-fn simulated_roots() -> Roots {
+pub(crate) fn known() -> KnownRelease {
+    KnownRelease::new(manifest()).unwrap()
+}
+
+pub(crate) fn simulated_roots() -> Roots {
     Roots::amd().unwrap().with_simulated(&Maker::get().ark).unwrap()
 }
 
-fn verify_with(target: &Target, manifest: &Manifest, policy: &Policy, roots: &Roots) -> Verified {
+fn verify_with(target: &Target, release: &KnownRelease, roots: &Roots) -> Verified {
     let (limits, now) = (Limits::default(), UnixTime(NOW));
-    Verifier { manifest, policy, roots, limits, now }.verify(target).unwrap()
+    let certificates = &Certificates::open(&Settings::default()).unwrap();
+    let (releases, policy) = (std::slice::from_ref(release), &trust::policy(roots));
+    let verifier =
+        Verifier { releases, policy, roots, certificates, revocation_lists: &[], limits, now };
+    verifier.verify(target).unwrap()
 }
 
 /// Verifies as a tenant does who named the simulated root.
-fn verify(target: &Target) -> Verified {
-    let (manifest, roots) = (manifest(), simulated_roots());
-    verify_with(target, &manifest, &trust::policy(&manifest, &roots), &roots)
+pub(crate) fn verify(target: &Target) -> Verified {
+    verify_with(target, &known(), &simulated_roots())
 }
 
 /// The only failed check.
@@ -174,22 +186,18 @@ fn a_relay_changes_nothing_and_a_terminating_proxy_is_refused() {
 #[test]
 fn a_simulated_vm_is_refused_where_its_root_was_not_named() {
     let target = serve_vm(&Identity::new(), HOST_KEY);
-    let (manifest, roots) = (manifest(), trust::roots(None).unwrap());
-    let verified = verify_with(&target, &manifest, &trust::policy(&manifest, &roots), &roots);
+    let verified = verify_with(&target, &known(), &trust::roots(None).unwrap());
     assert_eq!((failed(&verified), verified.verdict.exit_code()), (CheckName::Platform, 2));
 }
 
 #[test]
 fn another_release_is_genuine_but_not_acceptable() {
     let target = serve_vm(&Identity::new(), HOST_KEY);
-    let (mut wanted, roots) = (manifest(), simulated_roots());
-    for row in &mut wanted.reference_values {
-        let mut digest = *row.measurement.as_bytes();
-        digest[0] ^= 1;
-        row.measurement = casemate_measurements::hash::LaunchDigest::from_bytes(digest);
-    }
-    let verified = verify_with(&target, &wanted, &trust::policy(&wanted, &roots), &roots);
+    let wanted = KnownRelease::new(release::manifest(Platform::Snp)).unwrap();
+    let verified = verify_with(&target, &wanted, &simulated_roots());
     assert_eq!(verified.verdict.exit_code(), 3, "{}", verified.verdict);
+    let check = verified.verdict.check(CheckName::Measurement).unwrap();
+    assert_eq!(check.outcome, Outcome::Failed);
     assert_eq!(verified.host_key(), Ok(None));
 }
 
@@ -206,10 +214,10 @@ fn a_release_and_a_root_are_read_from_files() {
     fs::write(dir.path().join(manifest::FILE_NAME), manifest().to_bytes().unwrap()).unwrap();
     let root = dir.path().join("ark.pem");
     fs::write(&root, &Maker::get().ark).unwrap();
-    let manifest = validator_release::read_manifest(dir.path()).unwrap();
+    let release = validator_release::read(dir.path()).unwrap();
     let roots = trust::roots(Some(&root)).unwrap();
     let target = serve_vm(&Identity::new(), HOST_KEY);
-    let verified = verify_with(&target, &manifest, &trust::policy(&manifest, &roots), &roots);
+    let verified = verify_with(&target, &release, &roots);
     assert_eq!(verified.verdict.exit_code(), 0, "{}", verified.verdict);
 }
 
