@@ -32,6 +32,13 @@ pub(crate) struct Hinted {
     hint: String,
 }
 
+impl Hinted {
+    /// `error` with `hint`.
+    pub(crate) fn new(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
+        Self { source: error.into(), hint: hint.into() }
+    }
+}
+
 /// Adds a hint to an error.
 pub(crate) trait HintExt<T> {
     /// The value, or the error with `hint`.
@@ -40,7 +47,7 @@ pub(crate) trait HintExt<T> {
 
 impl<T, E: Into<anyhow::Error>> HintExt<T> for Result<T, E> {
     fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
-        self.map_err(|error| Hinted { source: error.into(), hint: hint.into() }.into())
+        self.map_err(|error| Hinted::new(error, hint).into())
     }
 }
 

@@ -43,6 +43,16 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), serde_json::Error> {
     Ok(())
 }
 
+/// Data as JSON, one document on a line. A reader that went away ends the program elsewhere.
+pub(crate) fn json_line<T: Serialize>(value: &T) {
+    println!("{}", serde_json::to_string(value).unwrap_or_default());
+}
+
+/// Takes the whole terminal for `text`.
+pub(crate) fn screen(text: &str) {
+    println!("\u{1b}[H\u{1b}[2J{text}");
+}
+
 /// Raw bytes of data.
 pub(crate) fn raw(bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;

@@ -1,52 +1,132 @@
-//! `verify` and `ssh`: ask a VM for evidence, judge it, and connect to what was attested.
+//! `verify` and `ssh`: ask a VM for evidence or read a report, judge it, and connect to what was
+//! attested.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use casemate_measurements::appraisal::{Check, Outcome as CheckOutcome, Verdict};
-use casemate_measurements::evidence::Evidence;
-use casemate_measurements::launch_config::LaunchConfig;
+use anyhow::Context as _;
+use casemate_builder::fetch::Cache;
+use casemate_measurements::appraisal::{
+    Allowance, Basis, Check, CheckName, Expect, GpuAppraiser, Origin, Outcome as CheckOutcome,
+    Policy, ReportAppraiser, SshKey, Verdict, read_foreign,
+};
+use casemate_measurements::platform::Platform;
+use casemate_measurements::report::Report;
+use casemate_measurements::roots::Roots;
+use casemate_validator::certificates::{Certificates, CertificatesError, Settings, WantList};
 use casemate_validator::fetch::Limits;
 use casemate_validator::ssh::Session;
 use casemate_validator::target::Target;
-use casemate_validator::verify::{Verified, Verifier, now};
-use casemate_validator::{release, ssh as pinned, trust};
+use casemate_validator::verify::{Verified, Verifier, VerifyError, now};
+use casemate_validator::{files, policy, release, ssh as pinned, trust};
 
-use crate::args::{Format, JudgeArgs, SshArgs, VerifyArgs};
-use crate::outcome::{HintExt as _, Outcome};
+use crate::args::{
+    CertificateArgs, Format, JudgeArgs, OutputArgs, SignVerdictArgs, SshArgs, VerifyArgs,
+    VerifyGpuArgs, VerifyReportArgs, VerifyVerb,
+};
+use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 use crate::verbs::run::public_keys;
-
-/// Exit code of a VM that is genuine and not what was asked for.
-const NOT_ACCEPTABLE: u8 = 3;
+use crate::verbs::{verdict, watch};
 
 /// What `ssh` ends with when not the remote command but `ssh` failed.
 const SSH_FAILED: u8 = 255;
 
-/// Verifies a VM and prints every check.
+/// Verifies what was named and prints every check.
 pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    let (_, verified) = judge(&args.judge)?;
+    match &args.other {
+        Some(VerifyVerb::Report(args)) => report(args),
+        Some(VerifyVerb::Gpu(args)) => gpu(args),
+        Some(VerifyVerb::Watch(args)) => watch::watch(args),
+        None => vm(&args.judge, &args.sign, args.output),
+    }
+}
+
+fn report(args: &VerifyReportArgs) -> anyhow::Result<Outcome> {
+    let roots = trust::roots(args.trust_simulated.as_deref())?;
+    let now = now()?;
+    let bytes = files::report(&args.report)?;
+    let mut table = files::certificates(&bytes, args.vek.as_deref(), args.ask.as_deref())?;
+    let mut lists = files::revocation_lists(&args.certificates.crl)?;
+    let simulated = args.trust_simulated.is_some();
+    let platform = if simulated { Platform::Simulated } else { Platform::Snp };
+    let wants = args.vek.is_none() || args.ask.is_none();
+    if let Ok(report) = Report::parse(&bytes)
+        && wants
+        && !simulated
+    {
+        let want_list = if lists.is_empty() { WantList::Ask } else { WantList::No };
+        let certificates = source(&args.certificates)?;
+        let found = certificates.collect(&report, &table, platform, want_list, &roots, now);
+        lists.extend(found.revocation_lists);
+        table = table.or(found.certificates);
+        if let Some(error) = found.missing {
+            if !error.is_about_the_report() {
+                let hint = "give the certificates with --vek and --ask, or a cache that has them";
+                return Err(error).hint(hint);
+            }
+            note(&error);
+        }
+        found.no_list.iter().for_each(note);
+    }
+    let appraiser = ReportAppraiser {
+        basis: Basis::new(&roots, now).with_revocation_lists(&lists),
+        platform,
+        report_data: args.report_data.map_or(Expect::Any, Expect::Exactly),
+        measurement: args.measurement.map_or(Expect::Any, Expect::Exactly),
+    };
+    let verdict = appraiser.appraise(&bytes, &table);
     match args.output.format {
+        Format::Json => printer::json(&verdict)?,
+        Format::Table => {
+            let (checks, code) = (verdict.checks(), verdict.exit_code());
+            printer::line(&text(checks, code, simulated, verdict.summary()));
+        }
+    }
+    Ok(outcome(verdict.exit_code()))
+}
+
+fn gpu(args: &VerifyGpuArgs) -> anyhow::Result<Outcome> {
+    let roots = trust::roots_with(None, args.gpus.gpu_manifests.as_deref())?;
+    let policy = match &args.policy {
+        Some(path) => policy::read(path, &roots)?,
+        None => trust::policy(&roots),
+    };
+    let path = args.evidence.display();
+    let evidence = files::gpu_evidence(&args.evidence)?;
+    let evidence = read_foreign(&evidence).with_context(|| format!("{path} is refused"))?;
+    let platform = Platform::Snp;
+    let appraiser = GpuAppraiser { policy: &policy.gpu, roots: &roots, platform, now: now()? };
+    let verdict = appraiser.appraise(&evidence, &args.nonce);
+    match args.output.format {
+        Format::Json => printer::json(&verdict)?,
+        Format::Table => {
+            printer::line(&text(verdict.checks(), verdict.exit_code(), false, verdict.summary()));
+        }
+    }
+    Ok(outcome(verdict.exit_code()))
+}
+
+fn vm(args: &JudgeArgs, sign: &SignVerdictArgs, output: OutputArgs) -> anyhow::Result<Outcome> {
+    let (_, verified) = judge(args)?;
+    match output.format {
         Format::Json => printer::json(&verified.verdict)?,
-        Format::Table => printer::line(&text(&verified.verdict)),
+        Format::Table => printer::line(&text_of(&verified.verdict)),
     }
-    if admits_others(&verified, &args.judge.only_key)? {
-        return Ok(Outcome::Refused(NOT_ACCEPTABLE));
-    }
-    Ok(outcome(&verified.verdict))
+    verdict::sign(sign, args, &verified)?;
+    hint(&verified.verdict, &args.release);
+    Ok(outcome(verified.verdict.exit_code()))
 }
 
 /// Verifies a VM with a fresh nonce, then opens a session that only the attested key can answer.
 pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
     let (target, verified) = judge(&args.judge)?;
     let Some(key) = verified.host_key()? else {
-        printer::say(&text(&verified.verdict));
-        return Ok(outcome(&verified.verdict));
+        printer::say(&text_of(&verified.verdict));
+        hint(&verified.verdict, &args.judge.release);
+        return Ok(outcome(verified.verdict.exit_code()));
     };
     printer::say(verified.verdict.summary());
-    if admits_others(&verified, &args.judge.only_key)? {
-        return Ok(Outcome::Refused(NOT_ACCEPTABLE));
-    }
     let session = Session {
         identity: args.identity.clone(),
         command: args.command.clone(),
@@ -63,64 +143,130 @@ pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
 }
 
 fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
-    let target: Target = args.address.parse()?;
-    let manifest = release::read_manifest(&args.release)?;
-    let roots = trust::roots(args.trust_simulated.as_deref())?;
-    let policy = trust::policy(&manifest, &roots);
+    // Required where no word of its own stands in its place.
+    let Some(address) = &args.address else {
+        anyhow::bail!("nothing to verify: expected HOST:PORT and --release DIR");
+    };
+    let target: Target = address.parse()?;
+    let releases: Result<Vec<_>, _> = args.release.iter().map(|dir| release::read(dir)).collect();
+    let releases = releases?;
+    let manifests = args.gpus.gpu_manifests.as_deref();
+    let roots = trust::roots_with(args.trust_simulated.as_deref(), manifests)?;
+    let policy = policy(args, &roots)?;
     let total = Duration::from_secs(args.timeout);
     let limits = Limits { total, ..Limits::default() };
-    let asking =
-        Verifier { manifest: &manifest, policy: &policy, roots: &roots, limits, now: now()? };
-    let verified = asking
-        .verify(&target)
-        .hint("nothing was judged; is the VM up, and is this its evidence port?")?;
+    let lists = files::revocation_lists(&args.certificates.crl)?;
+    let certificates = source(&args.certificates)?;
+    let asking = Verifier {
+        releases: &releases,
+        policy: &policy,
+        roots: &roots,
+        certificates: &certificates,
+        revocation_lists: &lists,
+        limits,
+        now: now()?,
+    };
+    let verified = asking.verify(&target).map_err(|error| {
+        let hint = match &error {
+            VerifyError::Certificates(_) => {
+                "nothing was judged; the VM's host may hand certificates to it, or use \
+                 --cert-cache with a directory that has them"
+            }
+            _ => "nothing was judged; is the VM up, and is this its evidence port?",
+        };
+        Hinted::new(error, hint)
+    })?;
+    verified.notes.iter().for_each(note);
     Ok((target, verified))
 }
 
-/// Whether an accepted VM lets in a key that is in none of `files`; says which. The launch config
-/// that names the keys was verified with the rest of the evidence.
-fn admits_others(verified: &Verified, files: &[PathBuf]) -> anyhow::Result<bool> {
-    if files.is_empty() || !verified.verdict.is_accepted() {
-        return Ok(false);
+/// The cache and the key service that were named.
+pub(crate) fn source(args: &CertificateArgs) -> anyhow::Result<Certificates> {
+    let cache = match &args.cert_cache {
+        Some(dir) => Some(dir.clone()),
+        None => Cache::default_root(|name| std::env::var_os(name))
+            .ok()
+            .map(|root| root.join("certificates")),
+    };
+    let service = (!args.offline).then(|| args.kds.clone());
+    Ok(Certificates::open(&Settings { cache, service, ..Settings::default() })?)
+}
+
+/// What could not be had, with its causes.
+fn note(error: &CertificatesError) {
+    let chain: Vec<String> =
+        anyhow::Error::new(error.clone()).chain().map(ToString::to_string).collect();
+    printer::warn(&chain.join(": "));
+}
+
+/// What is accepted: the policy file, else the strict policy, with what was typed beside it.
+fn policy(args: &JudgeArgs, roots: &Roots) -> anyhow::Result<Policy> {
+    let mut policy = match &args.policy {
+        Some(path) => policy::read(path, roots)?,
+        None => trust::policy(roots),
+    };
+    for allowance in &args.allow {
+        policy.allow(*allowance, Origin::Option);
     }
-    let evidence: Evidence = serde_json::from_slice(&verified.evidence)?;
-    let config = LaunchConfig::from_bytes(evidence.launch_config.as_bytes())?;
-    let wanted = public_keys(files)?;
-    let others = config
-        .ssh_authorized_keys
+    if !args.only_key.is_empty() {
+        let keys: Result<Vec<SshKey>, _> =
+            public_keys(&args.only_key)?.iter().map(|line| line.parse()).collect();
+        policy.ssh_keys = Expect::OneOf(keys?);
+        policy.state("ssh_keys", Origin::Option);
+    }
+    Ok(policy)
+}
+
+/// What to do about a verdict that refuses: what would accept a host that differs from the policy
+/// in nothing but what has a name, and what tells why a launch digest is no release's.
+fn hint(verdict: &Verdict, releases: &[PathBuf]) {
+    let failed: Vec<CheckName> = verdict
+        .checks()
         .iter()
-        .filter(|key| !wanted.iter().any(|line| key_of(line) == key_of(key)));
-    let mut admits = false;
-    for key in others {
-        admits = true;
-        printer::warn(&format!("not acceptable: this key may log in too: {key}"));
+        .filter(|check| check.outcome == CheckOutcome::Failed)
+        .map(|check| check.name)
+        .collect();
+    let named: Option<Vec<&str>> =
+        failed.iter().map(|name| Allowance::for_check(*name).map(Allowance::name)).collect();
+    if let Some(named) = named.filter(|named| !named.is_empty()) {
+        let named = named.join(",");
+        printer::say(&format!("hint: to accept these differences: --allow {named}"));
     }
-    Ok(admits)
+    if let (Some(measurement), true, Some(release)) =
+        (verdict.measurement(), failed.contains(&CheckName::Measurement), releases.first())
+    {
+        let release = release.display();
+        printer::say(&format!(
+            "hint: `casemate explain --measurement {measurement} --near {release}` says what \
+             differs; name more releases to search around"
+        ));
+    }
 }
 
-/// Type and key of a line, without its comment.
-fn key_of(line: &str) -> Vec<&str> {
-    line.split_whitespace().take(2).collect()
-}
-
-fn outcome(verdict: &Verdict) -> Outcome {
-    match verdict.exit_code() {
+fn outcome(exit_code: u8) -> Outcome {
+    match exit_code {
         0 => Outcome::Done,
         code => Outcome::Refused(code),
     }
 }
 
-/// The verdict for a person: a line per check, what failed in full, then the summary.
-fn text(verdict: &Verdict) -> String {
-    let rows = verdict.checks().iter().map(|check| {
+pub(crate) fn text_of(verdict: &Verdict) -> String {
+    let (code, simulated) = (verdict.exit_code(), verdict.is_simulated());
+    text(verdict.checks(), code, simulated, verdict.summary())
+}
+
+/// A verdict for a person: a line per check, what failed in full, then the summary.
+fn text(checks: &[Check], exit_code: u8, simulated: bool, summary: &str) -> String {
+    let rows = checks.iter().map(|check| {
         let mark = match check.outcome {
             CheckOutcome::Passed => "ok",
             CheckOutcome::Failed => "FAILED",
             CheckOutcome::Skipped => "-",
         };
-        vec![mark.into(), check.name.text().into(), short(&check.expected), short(&check.found)]
+        let (expected, found) = (short(&check.expected), short(&check.found));
+        vec![mark.into(), check.name.text().into(), expected, found, check.source.clone()]
     });
-    let table = printer::table(&["", "CHECK", "EXPECTED", "FOUND"], rows);
+    let table = printer::table(&["", "CHECK", "EXPECTED", "FOUND", "FROM"], rows);
     let mut lines: Vec<String> = table
         .lines()
         .map(|line| match line.split_once("  ") {
@@ -129,14 +275,14 @@ fn text(verdict: &Verdict) -> String {
             _ => line.to_owned(),
         })
         .collect();
-    lines.extend(verdict.checks().iter().filter_map(failure));
-    let tone = match verdict.exit_code() {
-        0 if verdict.is_simulated() => Tone::Warn,
+    lines.extend(checks.iter().filter_map(failure));
+    let tone = match exit_code {
+        0 if simulated => Tone::Warn,
         0 => Tone::Good,
         _ => Tone::Bad,
     };
     lines.push(String::new());
-    lines.push(printer::toned(tone, verdict.summary()));
+    lines.push(printer::toned(tone, summary));
     lines.join("\n")
 }
 

@@ -1,11 +1,18 @@
 //! A module per verb; each calls a library and prints what it answers.
 
+mod explain;
+mod host;
+mod id_block;
 mod image;
 mod judge;
+mod measure;
+mod policy;
 mod run;
 mod shell;
+mod verdict;
+mod watch;
 
-use crate::args::{ImageVerb, Verb};
+use crate::args::{HostVerb, ImageVerb, MeasureVerb, PolicyVerb, Verb, VerdictVerb};
 use crate::outcome::Outcome;
 
 /// Does what was typed.
@@ -14,6 +21,14 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Image(ImageVerb::Lock(args)) => image::lock(&args),
         Verb::Image(ImageVerb::Build(args)) => image::build(&args),
         Verb::Image(ImageVerb::Diff(args)) => image::diff(&args),
+        Verb::Measure(MeasureVerb::Digest(args)) => measure::digest(&args),
+        Verb::Measure(MeasureVerb::Matrix(args)) => measure::matrix(&args),
+        Verb::Measure(MeasureVerb::Verify(args)) => measure::verify(&args),
+        Verb::Measure(MeasureVerb::Law(args)) => measure::law(&args),
+        Verb::Explain(args) => explain::explain(&args),
+        Verb::IdBlock(verb) => id_block::dispatch(&verb),
+        Verb::Host(HostVerb::Doctor(args)) => host::doctor(&args),
+        Verb::Host(HostVerb::Inventory(args)) => host::inventory(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Ps(args) => run::ps(args),
         Verb::Stop(args) => run::stop(&args),
@@ -21,6 +36,10 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::SimulatedRoot(args) => run::simulated_root(args),
         Verb::Verify(args) => judge::verify(&args),
         Verb::Ssh(args) => judge::ssh(&args),
+        Verb::Policy(PolicyVerb::Init(args)) => policy::init(&args),
+        Verb::Policy(PolicyVerb::Check(args)) => policy::check(&args),
+        Verb::Verdict(VerdictVerb::Verify(args)) => verdict::verify(&args),
+        Verb::Schema(args) => policy::schema(&args),
         Verb::Completions { shell } => shell::completions(shell),
         Verb::Man { dir } => shell::man(&dir),
     }

@@ -1,0 +1,90 @@
+//! `casemate image`.
+#![expect(clippy::doc_markdown, reason = "these are help texts, shown as they stand")]
+
+use std::path::PathBuf;
+
+use casemate_measurements::platform::Platform;
+use clap::{Args, Subcommand};
+
+use super::{Format, OutputArgs, platform};
+
+/// `casemate image …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// Resolve the recipe's packages and write image.lock
+    Lock(LockArgs),
+    /// Build a release directory from image.toml and image.lock
+    Build(BuildArgs),
+    /// Name the first difference between two release directories, and its likely cause
+    Diff(DiffArgs),
+}
+
+/// Where packages come from and are kept: the machine's affair, never the recipe's.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Mirror of an archive of the recipe; may be repeated, tried in order. Without it:
+    /// `CASEMATE_MIRRORS`, the configuration file, then this machine's apt sources
+    #[arg(long, value_name = "ARCHIVE=URL")]
+    pub(crate) mirror: Vec<String>,
+    /// Package cache [default: $CASEMATE_CACHE, else $XDG_CACHE_HOME/casemate]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Parallel jobs [default: one per processor]
+    #[arg(long, short, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+}
+
+/// `casemate image lock`
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// Folder of the recipe, with image.toml
+    pub(crate) dir: PathBuf,
+    /// Move only this package, and what it then needs; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) update: Vec<String>,
+    /// Keyring to look for the archive's keys in, beside the machine's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keyring: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `casemate image build`
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Folder of the recipe, with image.toml and image.lock
+    pub(crate) dir: PathBuf,
+    /// Release directory to write [default: out/<name of the image>]
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Platform that the measured command line names
+    #[arg(long, value_parser = platform, default_value = "snp")]
+    pub(crate) platform: Platform,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Use the cache alone, no network
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Unpack packages in an order drawn from this number; the result must not depend on it
+    #[arg(long, value_name = "SEED", hide = true)]
+    pub(crate) unpack_order: Option<u64>,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    /// Form of the result on standard output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// `casemate image diff`
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// One release directory
+    pub(crate) a: PathBuf,
+    /// The other
+    pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

@@ -1,0 +1,110 @@
+//! `casemate run`, `stop`.
+
+use std::path::PathBuf;
+
+use casemate_measurements::platform::Platform;
+use clap::{Args, ValueEnum};
+
+use super::{OutputArgs, platform};
+
+/// `casemate run`
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Release directory
+    pub(crate) release: PathBuf,
+    /// Platform to launch on; it must be the release's. SIMULATED proves nothing
+    #[arg(long, value_parser = platform, default_value = "snp")]
+    pub(crate) platform: Platform,
+    /// Name of the VM [default: the release's name, with a number where it is taken]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Public key file whose keys may log in; may be repeated
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) ssh_key: Vec<PathBuf>,
+    /// Virtual CPUs; the launch digest depends on it
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(crate) cpus: u16,
+    /// Memory, as 2G or 512M
+    #[arg(long, default_value = "2G", value_parser = memory, value_name = "SIZE")]
+    pub(crate) memory: Mebibytes,
+    /// CPU model; the launch digest depends on it [default: the first of the manifest]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu_model: Option<String>,
+    /// Accelerator of the simulated platform
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Port on 127.0.0.1 forwarded to the VM's port 22 [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) ssh_port: Option<u16>,
+    /// Port on 127.0.0.1 forwarded to the VM's evidence port [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) evidence_port: Option<u16>,
+    /// Print the plan, the digest and QEMU's exact arguments, and do nothing
+    #[arg(long)]
+    pub(crate) plan: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Which accelerator QEMU uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// KVM where a VM really boots with it, else TCG.
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// `casemate stop`
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Name of the VM
+    pub(crate) name: String,
+    /// Seconds to wait for the guest before QEMU is ended
+    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    pub(crate) timeout: u64,
+}
+
+/// An amount of memory in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mebibytes(pub(crate) u64);
+
+fn memory(text: &str) -> Result<Mebibytes, String> {
+    let expected = || "expected a whole number with M or G, from 256M to 16384G".to_owned();
+    let unit = |suffix, factor| text.strip_suffix(suffix).map(|digits| (digits, factor));
+    let (digits, factor) = unit('M', 1).or_else(|| unit('G', 1024)).ok_or_else(expected)?;
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let mebibytes = if plain { digits.parse::<u64>().ok() } else { None };
+    match mebibytes.and_then(|n| n.checked_mul(factor)) {
+        Some(n) if (256..=16384 * 1024).contains(&n) => Ok(Mebibytes(n)),
+        _ => Err(expected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_whole_and_bounded() {
+        assert_eq!(memory("2G"), Ok(Mebibytes(2048)));
+        assert_eq!(memory("512M"), Ok(Mebibytes(512)));
+        for wrong in [
+            "",
+            "G",
+            "2",
+            "2g",
+            "-2G",
+            "+2G",
+            "1.5G",
+            "255M",
+            "16385G",
+            "99999999999999999999G",
+            "2é",
+        ] {
+            assert!(memory(wrong).is_err(), "{wrong}");
+        }
+    }
+}
