@@ -8,6 +8,7 @@ SHELL := /bin/bash
 CARGO  ?= cargo
 OUT    ?= out
 IMAGE  ?= images/cpu-sandbox
+RUNS   ?= 100000
 CASEMATE := target/release/casemate
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -26,9 +27,13 @@ build: setup ## Compile casemate, optimised
 demo: build ## Build, measure, launch, attest and SSH into images/cpu-sandbox
 	@tests/demo.sh $(CASEMATE) $(IMAGE) $(OUT)
 
-test: setup ## Run every test, the end-to-end and attack tests included
+test: setup ## Run every test, the end-to-end and attack tests and a little fuzzing included
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast
+	@tests/fuzz.sh 1000
+
+fuzz: setup ## Run every fuzz target for RUNS inputs each and keep the corpus
+	@FUZZ_CORPUS=$${CARGO_TARGET_DIR:-target}/fuzz/corpus tests/fuzz.sh $(RUNS)
 
 lint: setup ## Formatting and lints; with cargo-deny installed also licences and advisories
 	$(CARGO) fmt --check
@@ -36,8 +41,9 @@ lint: setup ## Formatting and lints; with cargo-deny installed also licences and
 	@if command -v cargo-deny >/dev/null; then cargo deny check; \
 	else echo "cargo-deny is not installed: licences and advisories are unchecked"; fi
 
-bench: build ## Measure builds, boots and verdicts against peers; prints the figures of docs/performance.md
+bench: build ## Measure builds, boots, digests and verdicts against peers, as docs/performance.md has them
 	@tests/bench.py $(CASEMATE) $(IMAGE)
+	@tests/bench_measuring.py
 
 clean: ## Remove what was compiled and built; the package cache stays
 	$(CARGO) clean

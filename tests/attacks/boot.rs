@@ -5,11 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use casemate_launcher::machine::ExtraDisk;
-use casemate_measurements::appraisal::{CheckName, Outcome, Policy};
+use casemate_measurements::appraisal::{CheckName, KnownRelease, Outcome};
 use casemate_measurements::kernel_hashes::KernelHashes;
 use casemate_measurements::launch_config::ROOT_DISK_SERIAL;
 use casemate_measurements::stage::Stage;
 use casemate_tests::{Host, Seen, Vm, expect_code, release};
+use casemate_validator::certificates::{Certificates, Settings};
 use casemate_validator::fetch::Limits;
 use casemate_validator::trust;
 use casemate_validator::verify::{Verifier, now};
@@ -59,10 +60,13 @@ fn another_command_line_has_another_digest() {
 
     let manifest = Vm::manifest();
     let roots = trust::roots(Some(&Vm::root())).unwrap();
-    let policy: Policy = trust::policy(&manifest, &roots);
+    let policy = trust::policy(&roots);
     let limits = Limits::default();
-    let (manifest, now) = (&manifest, now().unwrap());
-    let verifier = Verifier { manifest, policy: &policy, roots: &roots, limits, now };
+    let (releases, now) = (&[KnownRelease::new(manifest).unwrap()], now().unwrap());
+    let certificates = &Certificates::open(&Settings::default()).unwrap();
+    let (policy, roots, revocation_lists) = (&policy, &roots, &[]);
+    let verifier =
+        Verifier { releases, policy, roots, certificates, revocation_lists, limits, now };
     let verdict = verifier.verify(&vm.evidence()).unwrap().verdict;
     assert!(verdict.is_genuine() && !verdict.is_accepted(), "{}", verdict.summary());
     let failed: Vec<_> =

@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use casemate_launcher::machine::{Console, ExtraDisk};
-use casemate_measurements::appraisal::{Appraiser, CheckName, Outcome, Session};
+use casemate_measurements::appraisal::{
+    Appraiser, Basis, CheckName, KnownRelease, Outcome, Session,
+};
 use casemate_measurements::hash::Nonce;
 use casemate_tests::{Host, Vm, console_path, expect_code, free_port, release};
 use casemate_validator::fetch::{self, Limits};
@@ -95,7 +97,7 @@ fn another_key_is_refused_on_request(host: &Host, vm: &Vm) {
     let _ = expect_code(0, command.arg("--only-key").arg(host.key().with_extension("pub")));
     let other = casemate_tests::key_pair(host.dir(), "somebody").with_extension("pub");
     let output = expect_code(3, vm.verify(true).arg("--only-key").arg(other));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("this key may log in too: ssh-ed25519"), "{said}");
 }
 
@@ -103,12 +105,14 @@ fn another_key_is_refused_on_request(host: &Host, vm: &Vm) {
 fn replayed_evidence_is_refused(vm: &Vm) {
     let nonce = Nonce::from_bytes([0x11; 32]);
     let fetched = fetch::fetch_evidence(&vm.evidence(), &nonce, &Limits::default()).unwrap();
-    let manifest = Vm::manifest();
+    let releases = [KnownRelease::new(Vm::manifest()).unwrap()];
     let roots = trust::roots(Some(&Vm::root())).unwrap();
-    let policy = trust::policy(&manifest, &roots);
+    let policy = trust::policy(&roots);
     let now = now().unwrap();
-    let appraiser = Appraiser { manifest: &manifest, policy: &policy, roots: &roots, now };
-    let mut session = Session { nonce, tls_spki_sha256: fetched.tls_spki_sha256 };
+    let appraiser =
+        Appraiser { releases: &releases, policy: &policy, basis: Basis::new(&roots, now) };
+    let (tls_spki_sha256, elapsed) = (fetched.tls_spki_sha256, fetched.elapsed);
+    let mut session = Session { nonce, tls_spki_sha256, elapsed };
     assert!(appraiser.appraise(&fetched.evidence, &session).is_accepted());
 
     session.nonce = Nonce::from_bytes([0x22; 32]);
@@ -118,7 +122,8 @@ fn replayed_evidence_is_refused(vm: &Vm) {
     assert_eq!(check.outcome, Outcome::Failed);
 
     // Evidence that went through a TLS endpoint of the owner's.
-    session = Session { nonce, tls_spki_sha256: casemate_measurements::hash::Sha256Hash::of(b"") };
+    let tls_spki_sha256 = casemate_measurements::hash::Sha256Hash::of(b"");
+    session = Session { nonce, tls_spki_sha256, elapsed };
     assert_eq!(appraiser.appraise(&fetched.evidence, &session).exit_code(), 2);
 }
 

@@ -6,3 +6,4 @@
 
 mod boot;
 mod genuine;
+mod id_block;

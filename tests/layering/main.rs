@@ -10,15 +10,29 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("casemate-builder", &["casemate-measurements"]),
     ("casemate-launcher", &["casemate-measurements"]),
     ("casemate-validator", &["casemate-measurements"]),
+    ("casemate-registry", &["casemate-measurements"]),
     ("casemate-guest", &["casemate-measurements"]),
     (
         "casemate-cli",
-        &["casemate-builder", "casemate-launcher", "casemate-measurements", "casemate-validator"],
+        &[
+            "casemate-builder",
+            "casemate-launcher",
+            "casemate-measurements",
+            "casemate-registry",
+            "casemate-validator",
+        ],
     ),
     (
         "casemate-tests",
-        &["casemate-builder", "casemate-launcher", "casemate-measurements", "casemate-validator"],
+        &[
+            "casemate-builder",
+            "casemate-launcher",
+            "casemate-measurements",
+            "casemate-validator",
+            "casemate-wasm",
+        ],
     ),
+    ("casemate-wasm", &["casemate-measurements"]),
 ];
 
 /// The workspace crates that each workspace crate names in any kind of dependency.
