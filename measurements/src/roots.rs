@@ -7,7 +7,7 @@ use crate::certificate::Certificate;
 use crate::chain::{ChainError, Role};
 use crate::gpu::GpuRoots;
 use crate::gpu::certificate::CertificateError;
-use crate::gpu::rim::RimStore;
+use crate::gpu::rim::{RimError, RimStore};
 use crate::platform::Platform;
 use crate::tcb::Product;
 
@@ -85,6 +85,15 @@ impl Roots {
     #[must_use]
     pub fn with_gpu_manifests(self, gpu_manifests: RimStore) -> Self {
         Self { gpu_manifests, ..self }
+    }
+
+    /// As [`Roots::with_gpu_manifests`], beside those that are here already.
+    ///
+    /// # Errors
+    /// When one is no manifest, or another one of the same chip and version is here.
+    pub fn and_gpu_manifest(mut self, bytes: &[u8]) -> Result<Self, RimError> {
+        self.gpu_manifests.add(bytes)?;
+        Ok(self)
     }
 
     /// Believes one simulated root too, DER or PEM, for evidence that claims the simulated

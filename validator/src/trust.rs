@@ -2,6 +2,7 @@
 //! named by hand. Then the simulated platform is wanted and the real one is refused, so that
 //! nobody leaves the simulation's root in a command line and thinks nothing of it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -75,6 +76,18 @@ pub fn roots_with(
         None => Ok(roots),
         Some(dir) => Ok(roots.with_gpu_manifests(files::gpu_manifests(dir)?)),
     }
+}
+
+/// `roots` with these manifests too; what is none of those that can be used stays out.
+#[must_use]
+pub fn with_manifests<'a>(roots: &'a Roots, manifests: &[Vec<u8>]) -> Cow<'a, Roots> {
+    let mut more = Cow::Borrowed(roots);
+    for manifest in manifests {
+        if let Ok(with) = more.clone().into_owned().and_gpu_manifest(manifest) {
+            more = Cow::Owned(with);
+        }
+    }
+    more
 }
 
 /// The strict policy on the platform that `roots` were named for.

@@ -5,6 +5,7 @@
 //! compares is the one of the very session that the evidence came over. Verified is what the
 //! report says of one VM at one moment; whether the release is a trustworthy one is not.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +25,7 @@ use crate::certificates::{Certificates, CertificatesError, Collateral, WantList}
 use crate::fetch::{self, FetchError, Limits};
 use crate::host_key::{HostKey, HostKeyError};
 use crate::target::Target;
+use crate::trust;
 
 /// Why nothing could be judged.
 #[derive(Debug, thiserror::Error)]
@@ -119,27 +121,50 @@ impl Verifier<'_> {
             return Err(VerifyError::Certificates(error.clone()));
         }
         revocation_lists.extend_from_slice(self.revocation_lists);
-        let basis = Basis::new(self.roots, self.now)
+        let (roots, no_manifests) = self.roots_for(&fetched.evidence, &nonce);
+        let basis = Basis::new(&roots, self.now)
             .with_certificates(&certificates)
             .with_revocation_lists(&revocation_lists)
             .with_chains(self.certificates.chains());
         let appraiser = Appraiser { releases: self.releases, policy: self.policy, basis };
         let verdict = appraiser.appraise(&fetched.evidence, &session);
-        let notes = missing.into_iter().chain(no_list).collect();
+        let notes = missing.into_iter().chain(no_list).chain(no_manifests).collect();
         let fetch::Fetched { evidence, peer, .. } = fetched;
         Ok(Verified { verdict, nonce, evidence, peer, elapsed, notes })
     }
 
-    /// Looks for what the evidence lacks, where it is worth the trouble: of a real platform that
+    /// The roots, with the manifests of the GPUs in the evidence where they are to be had, and why
+    /// some are not.
+    fn roots_for(
+        &self,
+        evidence: &[u8],
+        nonce: &Nonce,
+    ) -> (Cow<'_, Roots>, Vec<CertificatesError>) {
+        let without = (Cow::Borrowed(self.roots), Vec::new());
+        let gpus = self.parsed(evidence, nonce).and_then(|evidence| evidence.gpu_evidence);
+        let Some(gpus) = gpus.filter(|_| self.policy.gpu_evidence.accepts(&true) != Some(false))
+        else {
+            return without;
+        };
+        let platform = Platform::Snp;
+        let (found, missing) =
+            self.certificates.gpu_manifests(&gpus, platform, self.roots, self.now);
+        (trust::with_manifests(self.roots, &found), missing)
+    }
+
+    /// Evidence that is worth the trouble of looking for what it lacks: of a real platform that
     /// is accepted, about this nonce. Everything else is refused without.
-    fn collect(&self, evidence: &[u8], nonce: &Nonce) -> Collateral {
-        let parsed = Some(evidence).filter(|bytes| bytes.len() <= evidence::MAX_LEN);
-        let parsed = parsed.and_then(|bytes| serde_json::from_slice::<Evidence>(bytes).ok());
-        let wanted = parsed.filter(|evidence| {
+    fn parsed(&self, evidence: &[u8], nonce: &Nonce) -> Option<Evidence> {
+        let bytes = Some(evidence).filter(|bytes| bytes.len() <= evidence::MAX_LEN)?;
+        serde_json::from_slice::<Evidence>(bytes).ok().filter(|evidence| {
             let accepted = self.policy.platform.accepts(&evidence.platform) != Some(false);
             evidence.platform == Platform::Snp && accepted && evidence.nonce == *nonce
-        });
-        let Some(evidence) = wanted else { return Collateral::default() };
+        })
+    }
+
+    /// Looks for the certificates and the revocation list that the evidence lacks.
+    fn collect(&self, evidence: &[u8], nonce: &Nonce) -> Collateral {
+        let Some(evidence) = self.parsed(evidence, nonce) else { return Collateral::default() };
         let report = Report::parse(&evidence.report.0);
         let table = CertificateTable::parse(&evidence.certificates.0);
         let (Ok(report), Ok(table)) = (report, table) else { return Collateral::default() };

@@ -15,13 +15,20 @@ pub(crate) struct CertificateArgs {
     /// Revocation list of the root, DER or PEM; may be repeated [default: the cache's, else the key service's]
     #[arg(long, value_name = "FILE")]
     pub(crate) crl: Vec<PathBuf>,
-    /// Keeps what the key service sent [default: a directory in the package cache]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cert_cache: Option<PathBuf>,
     /// Address of AMD's key service or of a stand-in; what it sends is judged like the VM's
     #[arg(long, value_name = "URL", env = "CASEMATE_KDS", default_value = certificates::AMD)]
     pub(crate) kds: String,
-    /// Ask no key service: the cache, or nothing
+    #[command(flatten)]
+    pub(crate) services: ServiceArgs,
+}
+
+/// How services are asked.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    /// Keeps what services sent [default: a directory in the package cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cert_cache: Option<PathBuf>,
+    /// Ask no service: the cache, or nothing
     #[arg(long)]
     pub(crate) offline: bool,
 }
@@ -33,6 +40,15 @@ pub(crate) struct GpuArgs {
     /// VBIOSes; each one's signature is verified when it is used
     #[arg(long, value_name = "DIR")]
     pub(crate) gpu_manifests: Option<PathBuf>,
+    /// Address of NVIDIA's service of such manifests, or of a stand-in; it is asked for those
+    /// that no file and no cache has, of genuine GPUs alone
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CASEMATE_GPU_MANIFESTS",
+        default_value = certificates::NVIDIA
+    )]
+    pub(crate) gpu_manifest_service: String,
 }
 
 /// What a verdict rests on.
@@ -141,6 +157,8 @@ pub(crate) struct VerifyGpuArgs {
     pub(crate) policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gpus: GpuArgs,
+    #[command(flatten)]
+    pub(crate) services: ServiceArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

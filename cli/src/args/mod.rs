@@ -19,8 +19,8 @@ pub(crate) use host::{DoctorArgs, HostVerb, InventoryArgs};
 pub(crate) use id_block::{IdBlockVerb, KeygenArgs, ReleaseArgs, ShowArgs, SignArgs};
 pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, SourceArgs};
 pub(crate) use judge::{
-    CertificateArgs, GpuArgs, JudgeArgs, SshArgs, VerifyArgs, VerifyGpuArgs, VerifyReportArgs,
-    VerifyVerb,
+    CertificateArgs, GpuArgs, JudgeArgs, ServiceArgs, SshArgs, VerifyArgs, VerifyGpuArgs,
+    VerifyReportArgs, VerifyVerb,
 };
 pub(crate) use measure::{
     DigestArgs, ExplainArgs, Input, LaunchArgs, LawArgs, MatrixArgs, MeasureFormat, MeasureVerb,

@@ -21,8 +21,8 @@ use casemate_validator::verify::{Verified, Verifier, VerifyError, now};
 use casemate_validator::{files, policy, release, ssh as pinned, trust};
 
 use crate::args::{
-    CertificateArgs, Format, JudgeArgs, OutputArgs, SignVerdictArgs, SshArgs, VerifyArgs,
-    VerifyGpuArgs, VerifyReportArgs, VerifyVerb,
+    CertificateArgs, Format, GpuArgs, JudgeArgs, OutputArgs, ServiceArgs, SignVerdictArgs, SshArgs,
+    VerifyArgs, VerifyGpuArgs, VerifyReportArgs, VerifyVerb,
 };
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
@@ -56,7 +56,8 @@ fn report(args: &VerifyReportArgs) -> anyhow::Result<Outcome> {
         && !simulated
     {
         let want_list = if lists.is_empty() { WantList::Ask } else { WantList::No };
-        let certificates = source(&args.certificates)?;
+        let CertificateArgs { services, kds, .. } = &args.certificates;
+        let certificates = source(services, Some(kds), None)?;
         let found = certificates.collect(&report, &table, platform, want_list, &roots, now);
         lists.extend(found.revocation_lists);
         table = table.or(found.certificates);
@@ -96,7 +97,12 @@ fn gpu(args: &VerifyGpuArgs) -> anyhow::Result<Outcome> {
     let evidence = files::gpu_evidence(&args.evidence)?;
     let evidence = read_foreign(&evidence).with_context(|| format!("{path} is refused"))?;
     let platform = Platform::Snp;
-    let appraiser = GpuAppraiser { policy: &policy.gpu, roots: &roots, platform, now: now()? };
+    let now = now()?;
+    let certificates = source(&args.services, None, Some(&args.gpus))?;
+    let (found, missing) = certificates.gpu_manifests(&evidence, platform, &roots, now);
+    missing.iter().for_each(note);
+    let roots = trust::with_manifests(&roots, &found);
+    let appraiser = GpuAppraiser { policy: &policy.gpu, roots: &roots, platform, now };
     let verdict = appraiser.appraise(&evidence, &args.nonce);
     match args.output.format {
         Format::Json => printer::json(&verdict)?,
@@ -156,7 +162,8 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
     let total = Duration::from_secs(args.timeout);
     let limits = Limits { total, ..Limits::default() };
     let lists = files::revocation_lists(&args.certificates.crl)?;
-    let certificates = source(&args.certificates)?;
+    let CertificateArgs { services, kds, .. } = &args.certificates;
+    let certificates = source(services, Some(kds), Some(&args.gpus))?;
     let asking = Verifier {
         releases: &releases,
         policy: &policy,
@@ -180,16 +187,22 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
     Ok((target, verified))
 }
 
-/// The cache and the key service that were named.
-pub(crate) fn source(args: &CertificateArgs) -> anyhow::Result<Certificates> {
-    let cache = match &args.cert_cache {
+/// The cache and the services that were named.
+pub(crate) fn source(
+    services: &ServiceArgs,
+    kds: Option<&str>,
+    gpus: Option<&GpuArgs>,
+) -> anyhow::Result<Certificates> {
+    let cache = match &services.cert_cache {
         Some(dir) => Some(dir.clone()),
         None => Cache::default_root(|name| std::env::var_os(name))
             .ok()
             .map(|root| root.join("certificates")),
     };
-    let service = (!args.offline).then(|| args.kds.clone());
-    Ok(Certificates::open(&Settings { cache, service, ..Settings::default() })?)
+    let named = |url: Option<&str>| url.filter(|_| !services.offline).map(str::to_owned);
+    let service = named(kds);
+    let gpu_manifests = named(gpus.map(|gpus| gpus.gpu_manifest_service.as_str()));
+    Ok(Certificates::open(&Settings { cache, service, gpu_manifests, ..Settings::default() })?)
 }
 
 /// What could not be had, with its causes.

@@ -41,7 +41,11 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
     let all = load()?;
     let watch = Watch {
         roots: Arc::clone(&roots),
-        certificates: Arc::new(judge::source(&args.certificates)?),
+        certificates: Arc::new(judge::source(
+            &args.certificates.services,
+            Some(&args.certificates.kds),
+            Some(&args.gpus),
+        )?),
         revocation_lists: files::revocation_lists(&args.certificates.crl)?.into(),
         at_once: args.at_once.into(),
         rounds: args.rounds,

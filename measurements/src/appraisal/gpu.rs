@@ -4,10 +4,10 @@
 use crate::causes;
 use crate::chain::UnixTime;
 use crate::gpu::device::{Device, DeviceError, DeviceKey};
-use crate::gpu::rim::{self, Comparison};
+use crate::gpu::rim::{self, Comparison, RimId};
 use crate::gpu::topology;
 use crate::gpu::version::Version;
-use crate::gpu_evidence::{GpuEvidence, GpuSet, MAX_DEVICES};
+use crate::gpu_evidence::{DeviceEvidence, GpuEvidence, GpuSet, MAX_DEVICES};
 use crate::hash::Nonce;
 use crate::platform::Platform;
 use crate::roots::Roots;
@@ -48,6 +48,25 @@ fn parse(text: &str) -> Result<GpuEvidence, GpuError> {
         1..=MAX_DEVICES => Ok(evidence),
         found => Err(GpuError::Devices(found)),
     }
+}
+
+/// The reference integrity manifests that the devices in `evidence` are held to and that `roots`
+/// lack. Only devices that NVIDIA vouches for count, so that nobody can make a verifier ask for
+/// whatever he likes; of evidence that is refused there are none.
+#[must_use]
+pub fn missing_gpu_manifests(
+    evidence: &str,
+    roots: &Roots,
+    platform: Platform,
+    now: UnixTime,
+) -> Vec<RimId> {
+    let Ok(evidence) = parse(evidence) else { return Vec::new() };
+    let trusted = roots.gpu().of_devices(platform);
+    let verify = |device: DeviceEvidence| {
+        DeviceKey::verify(&device, &trusted, now)?.verify_report(&device.report.0)
+    };
+    let devices: Result<Vec<Device>, _> = evidence.devices.into_iter().map(verify).collect();
+    devices.map_or_else(|_| Vec::new(), |devices| rim::missing(&devices, roots.gpu_manifests()))
 }
 
 /// Judges whether the devices are genuine and were asked with `nonce`; the verified devices.

@@ -10,6 +10,7 @@ use super::certificate::{self, Certificate, CertificateError};
 use super::device::Device;
 use super::xml::{self, Enveloped, XmlError};
 use crate::chain::UnixTime;
+use crate::gpu_evidence::Architecture;
 use crate::platform::Platform;
 use crate::roots::Roots;
 
@@ -49,6 +50,86 @@ pub enum RimError {
 
 fn content(what: &str) -> RimError {
     RimError::Content(what.to_owned())
+}
+
+/// The board that NVIDIA names the manifests of LS10 switches after; their reports state none.
+/// From NVIDIA's attestation SDK.
+const SWITCH_BOARD: &str = "5612_0002_890";
+
+/// Which manifest a device is held to, as its own verified report says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RimId {
+    name: String,
+    product: String,
+    version: String,
+}
+
+impl RimId {
+    /// The name by which NVIDIA's service knows it, such as `NV_GPU_DRIVER_GH100_550.90.07`:
+    /// letters, digits, `.`, `_` and `-` alone.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Verifies that `bytes` are this very manifest, up to NVIDIA's root.
+    ///
+    /// # Errors
+    /// When they are no manifest that is believed, or another one.
+    pub fn check(
+        &self,
+        bytes: &[u8],
+        roots: &Roots,
+        platform: Platform,
+        at: UnixTime,
+    ) -> Result<(), RimError> {
+        let mut store = RimStore::default();
+        store.add(bytes)?;
+        let roots = roots.gpu().of_manifests(platform);
+        match store.golden(&self.product, &self.version, &roots, at)? {
+            Some(_) => Ok(()),
+            None => Err(content("the manifest of another chip or version")),
+        }
+    }
+
+    /// The manifests of a GPU's driver and of the device's VBIOS. A device whose words fit into
+    /// no name has none.
+    fn of(device: &Device) -> Vec<Self> {
+        let vbios_name = device.vbios().replace('.', "");
+        let (vbios, version) = (device.chip().to_owned(), device.vbios().to_lowercase());
+        let mut all = Vec::new();
+        match device.gpu() {
+            Some(gpu) => {
+                let kind = match device.architecture() {
+                    Architecture::Blackwell => "NV_GPU_CC_DRIVER",
+                    Architecture::Hopper | Architecture::Ls10 => "NV_GPU_DRIVER",
+                };
+                all.push(Self {
+                    name: format!("{kind}_{}_{}", gpu.driver_chip, gpu.driver),
+                    product: gpu.driver_chip.clone(),
+                    version: gpu.driver.to_lowercase(),
+                });
+                let name = format!("NV_GPU_VBIOS_{}_{vbios_name}", gpu.board).to_uppercase();
+                all.push(Self { name, product: vbios, version });
+            }
+            None => {
+                let name = format!("NV_SWITCH_BIOS_{SWITCH_BOARD}_{vbios_name}").to_uppercase();
+                all.push(Self { name, product: vbios, version });
+            }
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        all.retain(|id| id.name.bytes().all(plain) && id.name.len() <= 200);
+        all
+    }
+}
+
+/// The manifests that `devices` are held to and that `store` lacks, each once.
+pub(crate) fn missing(devices: &[Device], store: &RimStore) -> Vec<RimId> {
+    let has = |id: &RimId| store.0.contains_key(&(id.product.clone(), id.version.clone()));
+    let mut ids: Vec<RimId> = devices.iter().flat_map(RimId::of).filter(|id| !has(id)).collect();
+    ids.sort();
+    ids.dedup();
+    ids
 }
 
 /// The manifests that a verifier was given. They are looked up by what they claim; each one's

@@ -1,11 +1,13 @@
-//! What AMD's key service has, and under which address.
+//! What AMD's key service and NVIDIA's service of manifests have, and under which address.
 //!
 //! AMD document 57230, *Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface
-//! Specification*, revision 1.00, section "KDS Interface".
+//! Specification*, revision 1.00, section "KDS Interface"; the paths of NVIDIA's service are those that its own verifier
+//! (nv-local-gpu-verifier 2.7.3) asks.
 
 use std::fmt::Write as _;
 
 use casemate_measurements::chain::Role;
+use casemate_measurements::gpu::rim::{MAX_RIM_LEN, RimId};
 use casemate_measurements::hash::ChipId;
 use casemate_measurements::report::Report;
 use casemate_measurements::revocation;
@@ -23,6 +25,27 @@ pub(crate) enum Item {
     Chain { role: Role, product: Product },
     /// Revocation list, DER.
     RevocationList { role: Role, product: Product },
+    /// Reference integrity manifest of a GPU's driver or of a VBIOS, JSON that holds it.
+    GpuManifest(RimId),
+}
+
+/// Who has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// AMD's key service.
+    Amd,
+    /// NVIDIA's service of reference integrity manifests.
+    Nvidia,
+}
+
+impl Source {
+    /// In words.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Amd => "key service",
+            Self::Nvidia => "service of GPU manifests",
+        }
+    }
 }
 
 impl Item {
@@ -32,6 +55,14 @@ impl Item {
         let tcb = Tcb::from_raw(report.reported_tcb(), product)?;
         let hardware_id = hardware_id(&report.chip_id(), product)?;
         Some(Self::Vcek { product, hardware_id, tcb })
+    }
+
+    /// Who has it.
+    pub(crate) const fn source(&self) -> Source {
+        match self {
+            Self::Vcek { .. } | Self::Chain { .. } | Self::RevocationList { .. } => Source::Amd,
+            Self::GpuManifest(_) => Source::Nvidia,
+        }
     }
 
     /// What it is, for a person.
@@ -44,6 +75,7 @@ impl Item {
             Self::RevocationList { role, product } => {
                 format!("the {product} revocation list for {role}s")
             }
+            Self::GpuManifest(id) => format!("the GPU manifest {}", id.name()),
         }
     }
 
@@ -65,6 +97,7 @@ impl Item {
             }
             Self::Chain { role, product } => format!("/{}/v1/{product}/cert_chain", word(*role)),
             Self::RevocationList { role, product } => format!("/{}/v1/{product}/crl", word(*role)),
+            Self::GpuManifest(id) => format!("/v1/rim/{}", id.name()),
         }
     }
 
@@ -77,6 +110,7 @@ impl Item {
             }
             Self::Chain { role, product } => format!("{}-{product}-chain.pem", word(*role)),
             Self::RevocationList { role, product } => format!("{}-{product}.crl", word(*role)),
+            Self::GpuManifest(id) => format!("rim-{}.json", id.name()),
         }
     }
 
@@ -85,6 +119,8 @@ impl Item {
         match self {
             Self::Vcek { .. } | Self::Chain { .. } => MAX_CERTIFICATES,
             Self::RevocationList { .. } => revocation::MAX_LEN,
+            // In base64, with a little around it.
+            Self::GpuManifest(_) => MAX_RIM_LEN.div_ceil(3) * 4 + 4096,
         }
     }
 }

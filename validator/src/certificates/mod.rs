@@ -1,7 +1,7 @@
 //! The certificates and revocation lists that a host did not send: from a cache, else from AMD's
-//! key service.
+//! key service; and the reference integrity manifests of GPUs, from NVIDIA's service.
 //!
-//! Neither is believed. What comes from there is judged before it is kept and again when it is
+//! None is believed. What comes from there is judged before it is kept and again when it is
 //! taken out, against the pinned roots and the report in question; a root that the service sends
 //! must be a pinned one. A host can make a verifier ask for the certificate of a chip that does
 //! not exist, so failures are remembered for a while and each thing is asked for by one thread
@@ -16,10 +16,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use casemate_measurements::appraisal::missing_gpu_manifests;
 use casemate_measurements::bounded::Bounded;
 use casemate_measurements::certificates::CertificateTable;
 use casemate_measurements::chain::{self, ChainError, EndorsedKey, Role, UnixTime};
 use casemate_measurements::chain_cache::ChainCache;
+use casemate_measurements::evidence::Base64Bytes;
+use casemate_measurements::gpu::rim::RimError;
 use casemate_measurements::platform::Platform;
 use casemate_measurements::report::{Report, SigningKey};
 use casemate_measurements::revocation::{RevocationError, RevocationList};
@@ -27,7 +30,7 @@ use casemate_measurements::roots::Roots;
 use casemate_measurements::tcb::Product;
 
 use crate::files::split_chain;
-use item::Item;
+use item::{Item, Source};
 use service::Service;
 pub use service::{Limits, ServiceError};
 use store::Store;
@@ -35,6 +38,9 @@ pub use store::StoreError;
 
 /// AMD's key service.
 pub const AMD: &str = "https://kdsintf.amd.com";
+
+/// NVIDIA's service of reference integrity manifests.
+pub const NVIDIA: &str = "https://rim.attestation.nvidia.com";
 
 /// How long a revocation list is used before a newer one is asked for.
 const LIST_REFRESH: Duration = Duration::from_hours(12);
@@ -50,6 +56,8 @@ pub struct Settings {
     pub cache: Option<PathBuf>,
     /// Address of the key service, such as [`AMD`]; `None` asks nobody.
     pub service: Option<String>,
+    /// Address of the service of GPU manifests, such as [`NVIDIA`]; `None` asks nobody.
+    pub gpu_manifests: Option<String>,
     /// What asking may cost.
     pub limits: Limits,
 }
@@ -80,24 +88,30 @@ pub enum SettingsError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CertificatesError {
     /// Nobody may be asked.
-    #[error("{what} is in no cache, and no key service may be asked")]
+    #[error("{what} is in no cache, and no {service} may be asked")]
     Offline {
         /// What is missing.
         what: String,
+        /// Who would have it.
+        service: &'static str,
     },
     /// The service gave nothing.
-    #[error("no {what} from the key service", what = what.trim_start_matches("the "))]
+    #[error("no {what} from the {service}", what = what.trim_start_matches("the "))]
     Service {
         /// What is missing.
         what: String,
+        /// Who was asked.
+        service: &'static str,
         /// Why.
         source: ServiceError,
     },
     /// The service gave something else.
-    #[error("{url}: what the key service sends is not {what}")]
+    #[error("{url}: what the {service} sends is not {what}")]
     Unfit {
         /// The address.
         url: String,
+        /// Who was asked.
+        service: &'static str,
         /// What was asked for.
         what: String,
         /// What is wrong with it.
@@ -135,6 +149,12 @@ pub enum Unfit {
     /// The list is another's.
     #[error("it is the revocation list of another root")]
     OtherRoot,
+    /// What was to hold a manifest.
+    #[error("expected JSON with the manifest in base64 as \"rim\": {0}")]
+    Wrapping(String),
+    /// Of a manifest of GPUs.
+    #[error(transparent)]
+    GpuManifest(#[from] RimError),
 }
 
 /// What a verifier has besides the evidence.
@@ -165,16 +185,18 @@ type Flight = Arc<Mutex<Option<(Instant, CertificatesError)>>>;
 pub struct Certificates {
     store: Store,
     service: Option<Service>,
+    gpu_service: Option<Service>,
     flights: Mutex<Bounded<String, Flight>>,
     chains: ChainCache,
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { store, service, .. } = self;
+        let Self { store, service, gpu_service, .. } = self;
         f.debug_struct("Certificates")
             .field("store", store)
             .field("service", service)
+            .field("gpu_service", gpu_service)
             .finish_non_exhaustive()
     }
 }
@@ -185,11 +207,13 @@ impl Certificates {
     /// # Errors
     /// When the directory cannot be used or the address is none.
     pub fn open(settings: &Settings) -> Result<Self, SettingsError> {
-        let service = settings.service.as_deref();
-        let service = service.map(|url| Service::new(url, settings.limits)).transpose()?;
+        let service = |url: &Option<String>| {
+            url.as_deref().map(|url| Service::new(url, settings.limits)).transpose()
+        };
         Ok(Self {
             store: Store::open(settings.cache.clone())?,
-            service,
+            service: service(&settings.service)?,
+            gpu_service: service(&settings.gpu_manifests)?,
             flights: Mutex::new(Bounded::new(MAX_REMEMBERED)),
             chains: ChainCache::new(MAX_REMEMBERED),
         })
@@ -329,6 +353,31 @@ impl Certificates {
         fresh.or_else(|error| self.kept(&item, None, &fits).ok_or(error))
     }
 
+    /// The reference integrity manifests that the GPUs in `evidence` are held to and that `roots`
+    /// lack, and why some are missing still. Only of GPUs that NVIDIA vouches for.
+    #[must_use]
+    pub fn gpu_manifests(
+        &self,
+        evidence: &str,
+        platform: Platform,
+        roots: &Roots,
+        now: UnixTime,
+    ) -> (Vec<Vec<u8>>, Vec<CertificatesError>) {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for id in missing_gpu_manifests(evidence, roots, platform, now) {
+            let fits = |bytes: &[u8]| {
+                let manifest = unwrapped(bytes)?;
+                id.check(&manifest, roots, platform, now)?;
+                Ok(manifest)
+            };
+            match self.obtain(&Item::GpuManifest(id.clone()), None, true, fits) {
+                Ok(manifest) => found.push(manifest),
+                Err(error) => missing.push(error),
+            }
+        }
+        (found, missing)
+    }
+
     /// Takes `item` from the cache, where it is no older than `newest`, else from the service
     /// where that may be asked; `fits` judges what was found.
     fn obtain<T>(
@@ -341,8 +390,14 @@ impl Certificates {
         if let Some(found) = self.kept(item, newest, &fits) {
             return Ok(found);
         }
-        let Some(service) = self.service.as_ref().filter(|_| ask) else {
-            return Err(CertificatesError::Offline { what: item.text() });
+        let source = item.source();
+        let service = match source {
+            Source::Amd => self.service.as_ref(),
+            Source::Nvidia => self.gpu_service.as_ref(),
+        };
+        let asked = source.text();
+        let Some(service) = service.filter(|_| ask) else {
+            return Err(CertificatesError::Offline { what: item.text(), service: asked });
         };
         let flight = self.flight(item);
         let mut failed = flight.lock().unwrap_or_else(PoisonError::into_inner);
@@ -356,7 +411,10 @@ impl Certificates {
         }
         let path = item.path();
         let got = service.get(&path, item.most());
-        let got = got.map_err(|source| CertificatesError::Service { what: item.text(), source });
+        let got = got.map_err(|source| {
+            let what = item.text();
+            CertificatesError::Service { what, service: asked, source }
+        });
         let fit = got.and_then(|bytes| match fits(&bytes) {
             Ok(found) => {
                 self.store.put(&item.file_name(), &bytes);
@@ -364,7 +422,7 @@ impl Certificates {
             }
             Err(source) => {
                 let (url, what) = (service.url(&path), item.text());
-                Err(CertificatesError::Unfit { url, what, source })
+                Err(CertificatesError::Unfit { url, service: asked, what, source })
             }
         });
         *failed = fit.as_ref().err().map(|error| (Instant::now(), error.clone()));
@@ -400,4 +458,15 @@ impl Certificates {
         flights.insert(name, Arc::clone(&flight));
         flight
     }
+}
+
+/// The manifest in what NVIDIA's service sends: JSON with more beside it.
+fn unwrapped(bytes: &[u8]) -> Result<Vec<u8>, Unfit> {
+    #[derive(serde::Deserialize)]
+    struct Wrapping {
+        rim: Base64Bytes,
+    }
+    let wrapping: Wrapping =
+        serde_json::from_slice(bytes).map_err(|error| Unfit::Wrapping(error.to_string()))?;
+    Ok(wrapping.rim.0)
 }
