@@ -17,7 +17,7 @@ fn sample() -> String {
 fn gpu(code: i32, args: &[&str]) -> (String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
     let Output { status, stdout, stderr } =
-        command.args(["verify", "gpu"]).args(args).output().unwrap();
+        command.args(["verify", "gpu"]).args(args).arg("--offline").output().unwrap();
     let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
     assert_eq!(status.code(), Some(code), "{args:?}\n{stdout}\n{stderr}");
     (stdout, stderr)

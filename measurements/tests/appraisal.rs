@@ -62,7 +62,7 @@ fn good_evidence_is_accepted_and_names_the_shape() {
         CheckName::GpuFabric,
     ]);
     expected.extend([CheckName::GpuVersions, CheckName::GpuMeasurements]);
-    expected.push(CheckName::GpuRevocation);
+    expected.extend([CheckName::GpuRevocation, CheckName::GpuSecondOpinion]);
     assert_eq!(skipped, expected);
 }
 

@@ -65,8 +65,16 @@ fn another_command_line_has_another_digest() {
     let (releases, now) = (&[KnownRelease::new(manifest).unwrap()], now().unwrap());
     let certificates = &Certificates::open(&Settings::default()).unwrap();
     let (policy, roots, revocation_lists) = (&policy, &roots, &[]);
-    let verifier =
-        Verifier { releases, policy, roots, certificates, revocation_lists, limits, now };
+    let verifier = Verifier {
+        releases,
+        policy,
+        roots,
+        certificates,
+        revocation_lists,
+        nvattest: None,
+        limits,
+        now,
+    };
     let verdict = verifier.verify(&vm.evidence()).unwrap().verdict;
     assert!(verdict.is_genuine() && !verdict.is_accepted(), "{}", verdict.summary());
     let failed: Vec<_> =

@@ -25,9 +25,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let certificates =
         Certificates::open(&Settings { service: Some(AMD.into()), ..Settings::default() })?;
     let (releases, policy, roots, certificates) = (&releases, &policy, &roots, &certificates);
-    let (revocation_lists, limits, now) = (&[], Limits::default(), now()?);
+    let (revocation_lists, nvattest, limits, now) = (&[], None, Limits::default(), now()?);
     let verifier =
-        Verifier { releases, policy, roots, certificates, revocation_lists, limits, now };
+        Verifier { releases, policy, roots, certificates, revocation_lists, nvattest, limits, now };
     // A fresh nonce, one TLS session, and a verdict: each check with expected and found.
     let answer = verifier.verify(&target.parse()?)?;
     println!("{}", answer.verdict);

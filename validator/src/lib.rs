@@ -19,6 +19,7 @@ pub mod host_key;
 mod http;
 pub mod policy;
 pub mod release;
+pub mod second_opinion;
 pub mod signed;
 pub mod ssh;
 pub mod target;

@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use casemate_measurements::appraisal::{
-    Appraiser, Basis, KnownRelease, Policy, RevocationPolicy, Session, Verdict,
+    Appraiser, Basis, KnownRelease, Policy, RevocationPolicy, SecondOpinion, Session, Verdict,
 };
+use casemate_measurements::binding;
 use casemate_measurements::certificates::CertificateTable;
 use casemate_measurements::chain::UnixTime;
 use casemate_measurements::evidence::{self, Evidence};
@@ -24,6 +25,7 @@ use casemate_measurements::roots::Roots;
 use crate::certificates::{Certificates, CertificatesError, Collateral, WantList};
 use crate::fetch::{self, FetchError, Limits};
 use crate::host_key::{HostKey, HostKeyError};
+use crate::second_opinion::NvAttest;
 use crate::target::Target;
 use crate::trust;
 
@@ -58,6 +60,8 @@ pub struct Verifier<'a> {
     pub certificates: &'a Certificates,
     /// Revocation lists that were given by hand; the others are looked for where there is none.
     pub revocation_lists: &'a [RevocationList],
+    /// NVIDIA's own verifier, where the GPUs are to be held to its word too.
+    pub nvattest: Option<&'a NvAttest>,
     /// What asking may cost.
     pub limits: Limits,
     /// The verifier's time, by which certificates are judged: [`now`].
@@ -122,9 +126,11 @@ impl Verifier<'_> {
         }
         revocation_lists.extend_from_slice(self.revocation_lists);
         let (roots, no_manifests) = self.roots_for(&fetched.evidence, &nonce);
+        let opinion = self.opinion_of(&fetched.evidence, &session);
         let basis = Basis::new(&roots, self.now)
             .with_certificates(&certificates)
             .with_revocation_lists(&revocation_lists)
+            .with_gpu_opinion(opinion.as_ref())
             .with_chains(self.certificates.chains());
         let appraiser = Appraiser { releases: self.releases, policy: self.policy, basis };
         let verdict = appraiser.appraise(&fetched.evidence, &session);
@@ -150,6 +156,14 @@ impl Verifier<'_> {
         let (found, missing) =
             self.certificates.gpu_manifests(&gpus, platform, self.roots, self.now);
         (trust::with_manifests(self.roots, &found), missing)
+    }
+
+    /// What NVIDIA's own verifier says of the GPUs, where it is to be asked.
+    fn opinion_of(&self, evidence: &[u8], session: &Session) -> Option<SecondOpinion> {
+        let verifier = self.nvattest?;
+        let gpus = self.parsed(evidence, &session.nonce)?.gpu_evidence?;
+        let nonce = binding::gpu_nonce(&session.nonce, &session.tls_spki_sha256);
+        Some(verifier.ask(&gpus, &nonce))
     }
 
     /// Evidence that is worth the trouble of looking for what it lacks: of a real platform that

@@ -1,10 +1,12 @@
 //! `casemate verify`, `ssh`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use casemate_measurements::appraisal::Allowance;
 use casemate_measurements::hash::{LaunchDigest, Nonce, ReportData};
 use casemate_validator::certificates;
+use casemate_validator::second_opinion::NvAttest;
 use clap::{Args, Subcommand};
 
 use super::{OutputArgs, SignVerdictArgs, WatchArgs};
@@ -51,6 +53,26 @@ pub(crate) struct GpuArgs {
     pub(crate) gpu_manifest_service: String,
 }
 
+/// Another verifier of GPU evidence.
+#[derive(Debug, Args)]
+pub(crate) struct OpinionArgs {
+    /// Also have the GPUs judged by NVIDIA's own verifier, `nvattest`: it can refuse, and makes
+    /// nothing pass. It asks NVIDIA's services by itself
+    #[arg(long, value_name = "PROGRAM")]
+    gpu_second_opinion: Option<PathBuf>,
+    /// Seconds that it may take, for GPUs and for switches each
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", requires = "gpu_second_opinion")]
+    gpu_second_opinion_timeout: u64,
+}
+
+impl OpinionArgs {
+    /// The verifier that was named.
+    pub(crate) fn verifier(&self) -> Option<NvAttest> {
+        let limit = Duration::from_secs(self.gpu_second_opinion_timeout);
+        self.gpu_second_opinion.clone().map(|program| NvAttest { program, limit })
+    }
+}
+
 /// What a verdict rests on.
 #[derive(Debug, Args)]
 pub(crate) struct JudgeArgs {
@@ -80,6 +102,8 @@ pub(crate) struct JudgeArgs {
     pub(crate) certificates: CertificateArgs,
     #[command(flatten)]
     pub(crate) gpus: GpuArgs,
+    #[command(flatten)]
+    pub(crate) opinion: OpinionArgs,
 }
 
 /// `casemate verify`: a VM, or what stands after a word of its own. A host of that name is
@@ -157,6 +181,8 @@ pub(crate) struct VerifyGpuArgs {
     pub(crate) policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gpus: GpuArgs,
+    #[command(flatten)]
+    pub(crate) opinion: OpinionArgs,
     #[command(flatten)]
     pub(crate) services: ServiceArgs,
     #[command(flatten)]

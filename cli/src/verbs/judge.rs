@@ -103,7 +103,8 @@ fn gpu(args: &VerifyGpuArgs) -> anyhow::Result<Outcome> {
     missing.iter().for_each(note);
     let roots = trust::with_manifests(&roots, &found);
     let appraiser = GpuAppraiser { policy: &policy.gpu, roots: &roots, platform, now };
-    let verdict = appraiser.appraise(&evidence, &args.nonce);
+    let opinion = args.opinion.verifier().map(|other| other.ask(&evidence, &args.nonce));
+    let verdict = appraiser.appraise_with(&evidence, &args.nonce, opinion.as_ref());
     match args.output.format {
         Format::Json => printer::json(&verdict)?,
         Format::Table => {
@@ -164,12 +165,14 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
     let lists = files::revocation_lists(&args.certificates.crl)?;
     let CertificateArgs { services, kds, .. } = &args.certificates;
     let certificates = source(services, Some(kds), Some(&args.gpus))?;
+    let nvattest = args.opinion.verifier();
     let asking = Verifier {
         releases: &releases,
         policy: &policy,
         roots: &roots,
         certificates: &certificates,
         revocation_lists: &lists,
+        nvattest: nvattest.as_ref(),
         limits,
         now: now()?,
     };

@@ -7,7 +7,7 @@ use crate::report::{Report, platform_info};
 use crate::tcb::{Product, Tcb};
 
 use super::genuine::Claim;
-use super::gpu::{self, Believed};
+use super::gpu;
 use super::id_block;
 use super::known::KnownRelease;
 use super::policy::{GuestPolicyRule, Policy, RevocationPolicy};
@@ -51,10 +51,8 @@ pub(super) fn judge(
     let config = judge_launch_config(policy, &claim.evidence.launch_config, recorder);
     let found = claim.evidence.gpu_evidence.is_some();
     recorder.expect(CheckName::GpuEvidence, &policy.gpu_evidence, &found);
-    let (roots, platform, now) =
-        (appraiser.basis.roots(), claim.evidence.platform, appraiser.basis.now());
     let promised = config.and_then(|config| config.gpus);
-    let believed = Believed { roots, platform, now };
+    let believed = appraiser.basis.believed(claim.evidence.platform);
     gpu::acceptable(believed, &policy.gpu, promised.as_ref(), &claim.gpus, recorder);
 }
 

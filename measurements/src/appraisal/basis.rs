@@ -12,6 +12,7 @@ use crate::revocation::RevocationList;
 use crate::roots::Roots;
 use crate::tcb::Product;
 
+use super::gpu::{Believed, SecondOpinion};
 use super::verdict::{CheckName, Recorder};
 
 /// What a verifier's judgement rests on: whom it believes, what time it is, and what it got by
@@ -23,6 +24,7 @@ pub struct Basis<'a> {
     certificates: Option<&'a CertificateTable>,
     revocation_lists: &'a [RevocationList],
     chains: Option<&'a ChainCache>,
+    gpu_opinion: Option<&'a SecondOpinion>,
 }
 
 /// A report whose signature was verified.
@@ -36,7 +38,14 @@ impl<'a> Basis<'a> {
     /// Believes `roots` at the verifier's time `now`, and has nothing else.
     #[must_use]
     pub const fn new(roots: &'a Roots, now: UnixTime) -> Self {
-        Self { roots, now, certificates: None, revocation_lists: &[], chains: None }
+        Self {
+            roots,
+            now,
+            certificates: None,
+            revocation_lists: &[],
+            chains: None,
+            gpu_opinion: None,
+        }
     }
 
     /// Takes from `table` what the evidence lacks: certificates of a cache or of AMD's key
@@ -58,8 +67,16 @@ impl<'a> Basis<'a> {
         Self { chains: Some(chains), ..self }
     }
 
-    pub(super) const fn roots(&self) -> &'a Roots {
-        self.roots
+    /// Holds the GPUs also to what another verifier says of their evidence.
+    #[must_use]
+    pub const fn with_gpu_opinion(self, opinion: Option<&'a SecondOpinion>) -> Self {
+        Self { gpu_opinion: opinion, ..self }
+    }
+
+    /// What of it GPU evidence that claims `platform` is judged by.
+    pub(super) const fn believed(&self, platform: Platform) -> Believed<'a> {
+        let Self { roots, now, gpu_opinion: opinion, .. } = *self;
+        Believed { roots, platform, now, opinion }
     }
 
     pub(super) const fn now(&self) -> UnixTime {

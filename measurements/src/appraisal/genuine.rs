@@ -10,7 +10,7 @@ use crate::hash::{HostData, Sha256Hash};
 use crate::tcb::Product;
 
 use super::basis::Judged;
-use super::gpu::{self, Believed};
+use super::gpu;
 use super::verdict::{CheckName, Recorder, platform_text};
 use super::{Appraiser, Session};
 
@@ -73,8 +73,7 @@ pub(super) fn judge(
     let ssh_host_key = judge_binding(&evidence, &report, session, recorder);
     recorder.ssh_host_key = ssh_host_key;
     let nonce = binding::gpu_nonce(&session.nonce, &session.tls_spki_sha256);
-    let believed =
-        Believed { roots: appraiser.basis.roots(), platform, now: appraiser.basis.now() };
+    let believed = appraiser.basis.believed(platform);
     let gpus = gpu::genuine(believed, evidence.gpu_evidence.as_deref(), &nonce, recorder);
     Some(Claim { evidence, report, product, had_list, gpus })
 }

@@ -24,6 +24,19 @@ pub(super) struct Believed<'a> {
     pub(super) roots: &'a Roots,
     pub(super) platform: Platform,
     pub(super) now: UnixTime,
+    pub(super) opinion: Option<&'a SecondOpinion>,
+}
+
+/// What another verifier, on the machine of whoever judges, says of the same GPU evidence. It is
+/// asked beside this one and never instead: it can refuse, and cannot make anything pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecondOpinion {
+    /// Who says it.
+    pub by: String,
+    /// Whether it accepts the evidence; one that could not be asked does not.
+    pub accepts: bool,
+    /// What it says, in a few words.
+    pub says: String,
 }
 
 /// Why GPU evidence is not genuine.
@@ -154,6 +167,13 @@ pub(super) fn state(
     }
     let why = "not judged: NVIDIA's OCSP service is not asked";
     recorder.skip(CheckName::GpuRevocation, &"no certificate revoked", why);
+    let name = CheckName::GpuSecondOpinion;
+    match believed.opinion {
+        Some(SecondOpinion { by, accepts, says }) => {
+            recorder.record(name, *accepts, &format!("accepted by {by}"), says);
+        }
+        None => recorder.skip(name, &"any", "not judged: no other verifier was asked"),
+    }
 }
 
 const FABRIC: &str = "GPUs and switches that are linked to each other alone";

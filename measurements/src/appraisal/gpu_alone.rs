@@ -11,7 +11,7 @@ use crate::hash::Nonce;
 use crate::platform::Platform;
 use crate::roots::Roots;
 
-use super::gpu::{self, Believed};
+use super::gpu::{self, Believed, SecondOpinion};
 use super::policy::GpuPolicy;
 use super::verdict::{Check, CheckName, Outcome, Question, Recorder, write_checks};
 
@@ -44,8 +44,19 @@ impl GpuAppraiser<'_> {
     /// Judges the bytes of GPU evidence that was asked for with `nonce`.
     #[must_use]
     pub fn appraise(&self, evidence: &str, nonce: &Nonce) -> GpuVerdict {
+        self.appraise_with(evidence, nonce, None)
+    }
+
+    /// As [`GpuAppraiser::appraise`], with what another verifier says of the same evidence.
+    #[must_use]
+    pub fn appraise_with(
+        &self,
+        evidence: &str,
+        nonce: &Nonce,
+        opinion: Option<&SecondOpinion>,
+    ) -> GpuVerdict {
         let Self { policy, roots, platform, now } = *self;
-        let believed = Believed { roots, platform, now };
+        let believed = Believed { roots, platform, now, opinion };
         let mut recorder = Recorder::default();
         let devices = gpu::genuine(believed, Some(evidence), nonce, &mut recorder);
         let names = [CheckName::GpuCertificates, CheckName::GpuReports, CheckName::GpuNonce];

@@ -27,7 +27,7 @@ mod verdict;
 
 pub use basis::Basis;
 pub use expect::Expect;
-pub use gpu::missing_gpu_manifests;
+pub use gpu::{SecondOpinion, missing_gpu_manifests};
 pub use gpu_alone::{ForeignError, GpuAppraiser, GpuVerdict, read_foreign};
 pub use id_block::{IdBlockPolicy, IdRule};
 pub use known::KnownRelease;

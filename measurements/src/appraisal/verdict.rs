@@ -190,6 +190,8 @@ checks! {
         GpuMeasurements = Acceptable, "GPU measurements", Source::Policy("gpu.measurements_match");
         /// No certificate of a GPU was revoked. Never checked here.
         GpuRevocation = Acceptable, "no GPU certificate is revoked", Source::RevocationLists;
+        /// Another verifier of GPU evidence, where one was asked, accepts it too.
+        GpuSecondOpinion = Acceptable, "another verifier's opinion of the GPUs", Source::Caller;
     }
     report_alone {
         /// `REPORT_DATA` is the one expected.

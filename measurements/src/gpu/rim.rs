@@ -96,27 +96,25 @@ impl RimId {
     /// no name has none.
     fn of(device: &Device) -> Vec<Self> {
         let vbios_name = device.vbios().replace('.', "");
-        let (vbios, version) = (device.chip().to_owned(), device.vbios().to_lowercase());
+        let version = device.vbios().to_lowercase();
         let mut all = Vec::new();
-        match device.gpu() {
-            Some(gpu) => {
-                let kind = match device.architecture() {
-                    Architecture::Blackwell => "NV_GPU_CC_DRIVER",
-                    Architecture::Hopper | Architecture::Ls10 => "NV_GPU_DRIVER",
-                };
-                all.push(Self {
-                    name: format!("{kind}_{}_{}", gpu.driver_chip, gpu.driver),
-                    product: gpu.driver_chip.clone(),
-                    version: gpu.driver.to_lowercase(),
-                });
-                let name = format!("NV_GPU_VBIOS_{}_{vbios_name}", gpu.board).to_uppercase();
-                all.push(Self { name, product: vbios, version });
-            }
-            None => {
-                let name = format!("NV_SWITCH_BIOS_{SWITCH_BOARD}_{vbios_name}").to_uppercase();
-                all.push(Self { name, product: vbios, version });
-            }
+        if let Some(gpu) = device.gpu() {
+            let kind = match device.architecture() {
+                Architecture::Blackwell => "NV_GPU_CC_DRIVER",
+                Architecture::Hopper | Architecture::Ls10 => "NV_GPU_DRIVER",
+            };
+            all.push(Self {
+                name: format!("{kind}_{}_{}", gpu.driver_chip, gpu.driver),
+                product: gpu.driver_chip.clone(),
+                version: gpu.driver.to_lowercase(),
+            });
         }
+        let board = match device.gpu() {
+            Some(gpu) => format!("NV_GPU_VBIOS_{}", gpu.board),
+            None => format!("NV_SWITCH_BIOS_{SWITCH_BOARD}"),
+        };
+        let name = format!("{board}_{vbios_name}").to_uppercase();
+        all.push(Self { name, product: device.chip().to_owned(), version });
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         all.retain(|id| id.name.bytes().all(plain) && id.name.len() <= 200);
         all

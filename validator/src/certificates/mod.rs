@@ -115,7 +115,7 @@ pub enum CertificatesError {
         /// What was asked for.
         what: String,
         /// What is wrong with it.
-        source: Unfit,
+        source: Box<Unfit>,
     },
     /// The service has no such certificates.
     #[error(
@@ -154,7 +154,7 @@ pub enum Unfit {
     Wrapping(String),
     /// Of a manifest of GPUs.
     #[error(transparent)]
-    GpuManifest(#[from] RimError),
+    GpuManifest(#[from] Box<RimError>),
 }
 
 /// What a verifier has besides the evidence.
@@ -367,7 +367,7 @@ impl Certificates {
         for id in missing_gpu_manifests(evidence, roots, platform, now) {
             let fits = |bytes: &[u8]| {
                 let manifest = unwrapped(bytes)?;
-                id.check(&manifest, roots, platform, now)?;
+                id.check(&manifest, roots, platform, now).map_err(Box::new)?;
                 Ok(manifest)
             };
             match self.obtain(&Item::GpuManifest(id.clone()), None, true, fits) {
@@ -422,6 +422,7 @@ impl Certificates {
             }
             Err(source) => {
                 let (url, what) = (service.url(&path), item.text());
+                let source = Box::new(source);
                 Err(CertificatesError::Unfit { url, service: asked, what, source })
             }
         });

@@ -165,6 +165,7 @@ impl Watch {
             roots: &self.roots,
             certificates: &self.certificates,
             revocation_lists: &self.revocation_lists,
+            nvattest: None,
             limits: watched.limits,
             now,
         };

@@ -22,7 +22,7 @@ use crate::amd::{self, Endorsed, List, Maker, NOW};
 
 /// What the stand-in does with a request.
 #[derive(Clone)]
-enum Reply {
+pub(crate) enum Reply {
     Body(Vec<u8>),
     /// Status and further headers.
     Status(u16, &'static str),
@@ -39,14 +39,14 @@ enum Reply {
 }
 
 /// A key service on loopback that counts what it is asked.
-struct StandIn {
-    url: String,
+pub(crate) struct StandIn {
+    pub(crate) url: String,
     asked: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 impl StandIn {
     /// `reply` gets the path and how often it was asked for before.
-    fn start(reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -64,7 +64,7 @@ impl StandIn {
         Self::start(|path, _| good_reply(path))
     }
 
-    fn paths(&self) -> Vec<String> {
+    pub(crate) fn paths(&self) -> Vec<String> {
         self.asked.lock().unwrap().iter().map(|(_, path)| path.clone()).collect()
     }
 
@@ -77,7 +77,8 @@ impl StandIn {
     fn settings(&self, cache: Option<&Path>) -> Settings {
         let (request, total) = (Duration::from_millis(400), Duration::from_secs(3));
         let limits = Limits { request, total, pause: Duration::from_millis(20) };
-        Settings { cache: cache.map(Into::into), service: Some(self.url.clone()), limits }
+        let (cache, service) = (cache.map(Into::into), Some(self.url.clone()));
+        Settings { cache, service, gpu_manifests: None, limits }
     }
 
     fn source(&self, cache: Option<&Path>) -> Certificates {

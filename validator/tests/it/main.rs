@@ -10,9 +10,15 @@ mod example;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod gpu_manifests;
+#[cfg(test)]
 mod hostile_servers;
 #[cfg(test)]
 mod key_service;
+#[cfg(test)]
+#[path = "../../../measurements/tests/nvidia/mod.rs"]
+#[expect(dead_code, reason = "its attacks on devices are mounted where they are judged")]
+mod nvidia;
 #[cfg(test)]
 #[path = "../../../measurements/tests/ovmf/mod.rs"]
 mod ovmf;

@@ -96,8 +96,16 @@ fn verify_with(target: &Target, release: &KnownRelease, roots: &Roots) -> Verifi
     let (limits, now) = (Limits::default(), UnixTime(NOW));
     let certificates = &Certificates::open(&Settings::default()).unwrap();
     let (releases, policy) = (std::slice::from_ref(release), &trust::policy(roots));
-    let verifier =
-        Verifier { releases, policy, roots, certificates, revocation_lists: &[], limits, now };
+    let verifier = Verifier {
+        releases,
+        policy,
+        roots,
+        certificates,
+        revocation_lists: &[],
+        nvattest: None,
+        limits,
+        now,
+    };
     verifier.verify(target).unwrap()
 }
 
