@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
+VECTORS = pathlib.Path(os.environ.get("CASEMATE_VECTORS") or ROOT.parent / "shared/vectors")
 CMDLINE = "console=ttyS0 root=/dev/vda1 ro"
 MODELS = ["EPYC-v4", "EPYC-Milan", "EPYC-Genoa", "EPYC-Turin"]
 PEER = """
@@ -123,6 +125,48 @@ def measuring(program):
            for kind in ("whole", "stream")])
 
 
+def go_peer(files):
+    """Seconds of go-sev-guest's check of a report with its certificates."""
+    program = output(ROOT / "tests/peers/go-sev-guest.sh", VECTORS).strip()
+    return float(output(program, *files, 10))
+
+
+def process(*argv):
+    """Seconds of processor time of a whole process, the least of twenty."""
+    best = float("inf")
+    for _ in range(20):
+        before = os.times()
+        subprocess.run(list(map(str, argv)), check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        best = min(best, after.children_user + after.children_system
+                   - before.children_user - before.children_system)
+    return best
+
+
+def real_report(found):
+    """Verdicts on a real report of Milan, beside go-sev-guest and snpguest."""
+    names = ["attestation_report.bin", "vcek.pem", "ask.pem", "ark.pem"]
+    files = [VECTORS / f"reports/ms_tav/milan_{name}" for name in names]
+    rate = lambda seconds: [f"{seconds * 1e6:,.0f}", f"{1 / seconds:,.0f}"]
+    rows = [
+        ["casemate: chain, revocation, TCB, chip, report", *rate(found["real"])],
+        ["the same with the chain verified before", *rate(found["real_known_chain"])],
+        ["go-sev-guest 0.13: chain and report", *rate(go_peer(files))],
+    ]
+    casemate, snpguest = ROOT / "target/release/casemate", TARGET / "peers/snpguest/bin/snpguest"
+    if casemate.exists():
+        seconds = process(casemate, "verify", "report", files[0], "--vek", files[1], "--ask",
+                          files[2], "--offline")
+        rows.append(["whole process: casemate verify report", *rate(seconds)])
+    if snpguest.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            for file in files[1:]:
+                shutil.copy(file, pathlib.Path(folder) / file.name.replace("milan_", ""))
+            seconds = process(snpguest, "verify", "attestation", folder, files[0])
+        rows.append(["whole process: snpguest verify attestation (the report alone)", *rate(seconds)])
+    table(["a real report of Milan", "microseconds", "per second and core"], rows)
+
+
 def verdicts(program):
     found = json.loads(output(program))
     rate = lambda seconds: [f"{seconds * 1e6:,.0f}", f"{1 / seconds:,.0f}"]
@@ -135,6 +179,8 @@ def verdicts(program):
         ["ECDSA P-384 alone, p384", *rate(found["p384"])],
         ["ECDSA P-384 alone, ring", *rate(found["p384_ring"])],
     ])
+    if found["real"]:
+        real_report(found)
 
 
 def main():
