@@ -12,7 +12,10 @@ pub mod doctor;
 pub mod host;
 pub mod id_block;
 pub mod inventory;
+pub mod launch_file;
 pub mod machine;
+pub mod network;
+pub mod outside;
 pub mod plan;
 mod process;
 pub mod profile;
@@ -24,6 +27,7 @@ mod shapes;
 mod start;
 pub mod state;
 mod supervise;
+pub mod topology;
 mod watch;
 mod words;
 

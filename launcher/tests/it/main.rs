@@ -9,5 +9,6 @@ mod guest;
 mod hosts;
 mod id_block;
 mod plan;
+mod plan_gpus;
 mod release;
 mod state;
