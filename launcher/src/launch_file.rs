@@ -140,7 +140,7 @@ impl LaunchFile {
         let cpus = |count| value("cpus", &count, VcpuCount::new(count));
         Ok(Self {
             name: parsed("name", raw.name)?,
-            platform: raw.platform.map(platform).transpose()?,
+            platform: raw.platform.as_deref().map(platform).transpose()?,
             cpus: raw.cpus.map(cpus).transpose()?,
             cpu_model: parsed("cpu_model", raw.cpu_model)?,
             memory: parsed("memory", raw.memory)?,
@@ -258,8 +258,8 @@ fn refused(
     ContentError::Value { field, found, expected: expected.to_string() }
 }
 
-fn platform(name: String) -> Result<Platform, ContentError> {
-    let known = Platform::from_name(&name);
+fn platform(name: &str) -> Result<Platform, ContentError> {
+    let known = Platform::from_name(name);
     known.ok_or_else(|| refused("platform", &name, &"snp or simulated"))
 }
 

@@ -8,6 +8,7 @@
 pub mod argument;
 pub mod authority;
 mod channel;
+pub mod devices;
 pub mod doctor;
 pub mod host;
 pub mod id_block;

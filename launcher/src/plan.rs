@@ -80,7 +80,7 @@ impl Timeouts {
     pub fn with_devices(devices: &Passthrough, memory: Memory) -> Self {
         let usual = Self::for_accel(Accel::Kvm);
         let count = u32::try_from(devices.devices().count()).unwrap_or(u32::MAX);
-        let windows = Duration::from_secs(60).saturating_mul(count);
+        let windows = Duration::from_mins(1).saturating_mul(count);
         let accepting = Duration::from_secs(3).saturating_mul(memory.mib() / 1024);
         Self {
             first_stage: usual.first_stage.saturating_add(windows).saturating_add(accepting),

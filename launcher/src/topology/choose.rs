@@ -251,7 +251,7 @@ fn partition<'a>(count: usize, all: &[&'a Device], usable: &[&Device]) -> Option
     blocks(count, all)
         .into_iter()
         .enumerate()
-        .filter(|(_, block)| block.iter().all(|gpu| is_free(gpu)))
+        .filter(|(_, block)| block.iter().all(&is_free))
         .min_by_key(|(index, _)| (free_around(*index), *index))
         .map(|(_, block)| block)
 }

@@ -14,7 +14,7 @@ use crate::machine::Memory;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
-/// HyperTransport's range: no memory and no window may touch it (AMD 24593, "APM volume 2").
+/// The range of AMD's processor links: no memory and no window may touch it (AMD 24593, "APM volume 2").
 pub const RESERVED: std::ops::Range<u64> = 0xfd_0000_0000..TIB;
 /// What QEMU keeps behind memory for devices when it looks whether memory would reach
 /// [`RESERVED`] (`q35-pcihost.pci-hole64-size`).
@@ -134,10 +134,10 @@ impl SpaceError {
     pub fn hint(&self) -> String {
         match self {
             Self::TooHigh { devices, limits, fits_with, .. } => {
-                let firmware = (limits.firmware < limits.processor.min(MOST_BITS)).then(|| {
-                    "use a release whose firmware was built with 1-GiB page tables \
-                     (firmware_address_bits in its manifest)"
-                });
+                let wide = "use a release whose firmware was built with 1-GiB page tables \
+                            (firmware_address_bits in its manifest)";
+                let firmware = limits.firmware < limits.processor.min(MOST_BITS);
+                let firmware = firmware.then_some(wide);
                 let less = fits_with.map(|memory| format!("give the VM at most {memory}"));
                 let fewer = (*devices > 1).then(|| "ask for fewer GPUs".to_owned());
                 let all = firmware.map(str::to_owned).into_iter().chain(less).chain(fewer);

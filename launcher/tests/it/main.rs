@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 mod boot;
+mod devices;
 mod doctor;
+mod fake_host;
 mod fixture;
 mod guest;
 mod hosts;

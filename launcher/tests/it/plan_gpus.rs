@@ -184,10 +184,11 @@ fn refusals_say_what_was_found_and_what_to_do() {
             }),
         ),
     ];
-    let found: String = cases
+    let found: Vec<String> = cases
         .iter()
         .map(|(name, case)| format!("{name}\n  {}\n", text(&case.refusal()).trim_end()))
         .collect();
+    let found = found.concat();
     let path = folder("golden").join("refusals.txt");
     if std::env::var_os("CASEMATE_BLESS").is_some() {
         fs::write(&path, &found).unwrap();
