@@ -6,6 +6,7 @@
 //! `casemate-measurements` and on no other crate of this workspace.
 
 pub mod argument;
+mod attach;
 pub mod authority;
 mod channel;
 pub mod devices;

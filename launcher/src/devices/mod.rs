@@ -243,7 +243,7 @@ impl Devices {
                 *device = sysfs::woken(&self.sys, device.address).unwrap_or(device.clone());
             }
         }
-        Ok(GpuHost { inventory, taken })
+        Ok(GpuHost { root: self.sys.root.clone(), inventory, taken })
     }
 
     /// The GPUs and switches of this host, with their modes read where they sleep too, and who

@@ -4,6 +4,8 @@
 //! None of it is measured, and a guest trusts none of it: its own firewall and the attested keys
 //! are what holds.
 
+mod attach;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::machine::Forward;
 use crate::state::VmName;
+pub use attach::{AttachError, Attached};
+pub(crate) use attach::{clear, standard_input};
 
 /// Why a network is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -218,6 +222,15 @@ pub enum Link {
 }
 
 impl Link {
+    /// The interface of the host; none of a user network.
+    #[must_use]
+    pub fn interface(&self) -> Option<&Interface> {
+        match self {
+            Self::User => None,
+            Self::Tap { interface, .. } | Self::Macvtap { interface, .. } => Some(interface),
+        }
+    }
+
     /// What QEMU connects the card to.
     pub(crate) fn backend(&self, forwards: &[Forward]) -> Value {
         match self {

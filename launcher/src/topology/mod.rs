@@ -11,6 +11,7 @@ pub mod space;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use casemate_measurements::gpu_evidence::GpuSet;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,8 @@ pub struct GpuRequest {
 /// What a host has to give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuHost {
+    /// Where its files are.
+    pub root: PathBuf,
     /// Everything about it.
     pub inventory: Inventory,
     /// Which devices are taken or out of use, each with a reason.
@@ -79,6 +82,8 @@ pub struct Needs<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Passthrough {
+    /// Where the files of the host are that has them: `/`, but for tests.
+    pub host: PathBuf,
     /// The family of its GPUs.
     pub family: String,
     /// The mode that every device must be in.
@@ -129,6 +134,7 @@ impl Passthrough {
         let addresses = |devices: &[&Device]| devices.iter().map(|d| d.address).collect();
         let count = |len: usize| u8::try_from(len).unwrap_or(u8::MAX);
         Ok(Self {
+            host: host.root.clone(),
             family: family.name.clone(),
             mode: chosen.shape.mode,
             promised: GpuSet {

@@ -30,7 +30,7 @@ fn case(inventory: Inventory, count: u8, firmware_bits: Option<u8>) -> Case {
     let dir = tempfile::tempdir().unwrap();
     let contents = Contents { address_bits: firmware_bits, ..Contents::unbootable(Platform::Snp) };
     contents.write(dir.path());
-    let gpus = Some(Box::new(GpuHost { inventory, taken: BTreeMap::new() }));
+    let gpus = Some(Box::new(GpuHost { root: "/".into(), inventory, taken: BTreeMap::new() }));
     let choice = GpuChoice::Any { family: None, count };
     let request = LaunchRequest {
         memory: Memory::from_mib(128 * 1024).unwrap(),
