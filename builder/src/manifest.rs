@@ -110,6 +110,7 @@ pub fn manifest(
         artifacts,
         boot: Boot { cmdline: line, verity: measured.verity.clone() },
         inputs,
+        firmware_address_bits: recipe.firmware.address_bits,
         guest_policy: recipe.measure.guest_policy.get(),
         id_block: recipe.id_block.as_ref().map(IdBlock::identity),
         law,

@@ -10,6 +10,7 @@ use casemate_measurements::policy::kvm::LinuxVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{StateError, StateRoot};
+use crate::topology::GpuHost;
 
 /// QEMU's name where no path is given.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -17,6 +18,8 @@ pub const QEMU: &str = "qemu-system-x86_64";
 pub const LEAST_QEMU: QemuVersion = QemuVersion { major: 6, minor: 2 };
 /// The oldest QEMU that starts SNP guests.
 pub const LEAST_QEMU_SNP: QemuVersion = QemuVersion { major: 9, minor: 1 };
+/// The oldest QEMU that gives an SNP guest a device: 9.1 cannot discard memory that devices see.
+pub const LEAST_QEMU_VFIO: QemuVersion = QemuVersion { major: 9, minor: 2 };
 /// The oldest QEMU that gives the firmware the kernel as it is on disk, without being told to.
 pub const LEAST_QEMU_PLAIN_KERNEL: QemuVersion = QemuVersion { major: 10, minor: 0 };
 
@@ -168,6 +171,8 @@ pub struct HostFacts {
     pub sev: Result<SevFacts, String>,
     /// Its kernel's version, where it says one.
     pub linux: Option<LinuxVersion>,
+    /// What it has to give to VMs; `None` where nobody looked.
+    pub gpus: Option<Box<GpuHost>>,
 }
 
 impl HostFacts {
@@ -178,7 +183,8 @@ impl HostFacts {
     pub fn probe(sys: &Path, state: &StateRoot, qemu: Option<&Path>) -> Result<Self, HostError> {
         let release = fs::read_to_string(sys.join("proc/sys/kernel/osrelease"));
         let linux = release.ok().and_then(|release| LinuxVersion::from_release(&release));
-        Ok(Self { qemu: Qemu::probe(qemu)?, kvm: kvm(sys, state)?, sev: sev(sys), linux })
+        let (qemu, kvm) = (Qemu::probe(qemu)?, kvm(sys, state)?);
+        Ok(Self { qemu, kvm, sev: sev(sys), linux, gpus: None })
     }
 }
 

@@ -6,13 +6,18 @@
 //! `casemate-measurements` and on no other crate of this workspace.
 
 pub mod argument;
+mod attach;
 pub mod authority;
 mod channel;
+pub mod devices;
 pub mod doctor;
 pub mod host;
 pub mod id_block;
 pub mod inventory;
+pub mod launch_file;
 pub mod machine;
+pub mod network;
+pub mod outside;
 pub mod plan;
 mod process;
 pub mod profile;
@@ -24,6 +29,7 @@ mod shapes;
 mod start;
 pub mod state;
 mod supervise;
+pub mod topology;
 mod watch;
 mod words;
 

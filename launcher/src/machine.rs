@@ -22,7 +22,9 @@ use serde_json::{Value, json};
 use crate::argument::{Arguments, KeyVal};
 use crate::host::{LEAST_QEMU_PLAIN_KERNEL, Qemu, SevFacts};
 use crate::id_block::MachineIdBlock;
+use crate::network::Link;
 use crate::state::VmPaths;
+use crate::topology::Passthrough;
 
 /// Why a value is no part of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +69,7 @@ impl Memory {
         self.0
     }
 
-    const fn bytes(self) -> u64 {
+    pub(crate) const fn bytes(self) -> u64 {
         (self.0 as u64) << 20
     }
 }
@@ -235,8 +237,12 @@ pub struct Machine {
     pub cmdline: String,
     /// The root disk.
     pub root_disk: PathBuf,
+    /// Its network.
+    pub network: Link,
     /// Ports.
     pub forwards: Vec<Forward>,
+    /// Its GPUs.
+    pub passthrough: Option<Passthrough>,
     /// Disks for tests.
     pub extra_disks: Vec<ExtraDisk>,
     /// Consoles for tests.
@@ -263,6 +269,9 @@ impl Machine {
         self.disks(&mut args, paths);
         self.devices(&mut args);
         self.channels(&mut args, paths);
+        if let Some(devices) = &self.passthrough {
+            devices.arguments(&mut args);
+        }
         for (index, console) in self.consoles.iter().enumerate() {
             add_console(&mut args, index, console);
         }
@@ -289,6 +298,11 @@ impl Machine {
             // QEMU 7.2 leaves wrong flags behind CMPXCHG16B when vCPUs run in parallel, and the
             // kernel's allocator crashes on it early in some boots. Nothing needs it.
             Backing::Simulated(_) => (machine, KeyVal::new("max").with("cx16", "off")),
+        };
+        // Beside SNP the processor has what it is given; there it has what the host has.
+        let cpu = match (&self.passthrough, self.backing) {
+            (Some(devices), Backing::Simulated(_)) => cpu.with("phys-bits", devices.space.bits),
+            _ => cpu,
         };
         args.option("-machine", machine);
         args.option("-accel", accel);
@@ -356,12 +370,8 @@ impl Machine {
 
     /// Network and entropy.
     fn devices(&self, args: &mut Arguments) {
-        let forward =
-            |f: &Forward| json!({"str": format!("tcp:127.0.0.1:{}-:{}", f.host, f.guest)});
-        let forwards: Vec<Value> = self.forwards.iter().map(forward).collect();
-        args.option("-netdev", json!({"type": "user", "id": "net0", "hostfwd": forwards}));
-        let network = json!({"driver": "virtio-net-pci", "netdev": "net0", "romfile": ""});
-        args.option("-device", virtio(network));
+        args.option("-netdev", self.network.backend(&self.forwards));
+        args.option("-device", virtio(self.network.card()));
         let entropy = json!({"qom-type": "rng-random", "id": "rng0", "filename": "/dev/urandom"});
         args.option("-object", entropy);
         args.option("-device", virtio(json!({"driver": "virtio-rng-pci", "rng": "rng0"})));

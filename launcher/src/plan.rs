@@ -4,6 +4,8 @@
 //! A plan whose launch digest the manifest does not list is refused: such a VM would come up and
 //! be believed by nobody.
 
+mod error;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -11,123 +13,26 @@ use casemate_measurements::evidence;
 use casemate_measurements::hash::{LaunchDigest, Sha256Hash};
 use casemate_measurements::kernel_hashes::KernelHashes;
 use casemate_measurements::launch::{CpuModel, Shape, VcpuCount, Vmm};
-use casemate_measurements::launch_config::{self, LaunchConfig, LaunchConfigError};
+use casemate_measurements::launch_config::{self, LaunchConfig};
 use casemate_measurements::manifest::{Manifest, ReferenceValue, artifact};
 use casemate_measurements::platform::Platform;
-use casemate_measurements::policy::kvm::KvmRefusal;
 use casemate_measurements::stage::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::argument::Arguments;
-use crate::host::{HostFacts, Kvm, LEAST_QEMU, LEAST_QEMU_SNP, Qemu, QemuVersion};
-use crate::id_block::{MachineIdBlock, NoIdBlock};
+use crate::host::{HostFacts, Kvm, LEAST_QEMU, LEAST_QEMU_SNP, Qemu};
+use crate::id_block::MachineIdBlock;
 use crate::machine::{Accel, Backing, Console, ExtraDisk, Forward, HashesTable, Machine, Memory};
+use crate::network::Network;
+use crate::profile::Profiles;
 use crate::release::Release;
 use crate::shapes;
 use crate::state::{VmName, VmPaths};
+use crate::topology::{GpuRefusal, GpuRequest, Needs, Passthrough};
+pub use error::PlanError;
 
 /// The guest's port for SSH.
 pub const SSH_PORT: u16 = 22;
-
-/// Why a launch is refused before anything is started.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// The release is built for another platform.
-    #[error(
-        "release {release} is built for platform {found}, expected {expected}: the platform is \
-         in its measured command line, so build it with --platform {expected}"
-    )]
-    Platform {
-        /// Name and version.
-        release: String,
-        /// What the caller asked for.
-        expected: Platform,
-        /// What the manifest says.
-        found: Platform,
-    },
-    /// No row of the manifest has this shape.
-    #[error(
-        "the manifest of {release} lists no launch digest for {shape}, so no verifier would \
-         accept this VM; it lists {listed}"
-    )]
-    Unlisted {
-        /// Name and version.
-        release: String,
-        /// What was asked for.
-        shape: String,
-        /// What the manifest lists.
-        listed: String,
-    },
-    /// The CPU is given by its numbers.
-    #[error(
-        "CPU {cpu} has no name, and QEMU's -cpu needs one: expected one of the CPU models that \
-         the manifest lists"
-    )]
-    NamelessCpu {
-        /// What was asked for.
-        cpu: CpuModel,
-    },
-    /// The row of the manifest has another digest than this launch would have.
-    #[error("{shape} would have the launch digest {found}, expected {expected} by the manifest")]
-    Digest {
-        /// The shape.
-        shape: Shape,
-        /// What this launch would have.
-        found: Box<LaunchDigest>,
-        /// What the manifest lists.
-        expected: Box<LaunchDigest>,
-    },
-    /// The launch config is refused.
-    #[error("the launch config is refused")]
-    Config(#[from] LaunchConfigError),
-    /// This is no SNP host.
-    #[error("this host cannot start SEV-SNP guests: {reason}")]
-    NoSnp {
-        /// Why not.
-        reason: String,
-    },
-    /// KVM is needed and is not to be had.
-    #[error("KVM cannot be used here: {reason}; {hint}")]
-    NoKvm {
-        /// Why not.
-        reason: String,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// The host's KVM starts no guest with this policy.
-    #[error("this host cannot start a VM of the release")]
-    Policy(#[from] KvmRefusal),
-    /// There is no ID block for this launch.
-    #[error("this launch has no ID block")]
-    IdBlock(#[from] NoIdBlock),
-    /// SNP guests are not emulated.
-    #[error("SEV-SNP guests run on KVM only, expected --accel auto or kvm, found tcg")]
-    SnpOnTcg,
-    /// QEMU is too old.
-    #[error("{path} is version {found}, expected {least} or newer for platform {platform}")]
-    OldQemu {
-        /// Which QEMU.
-        path: String,
-        /// Its version.
-        found: QemuVersion,
-        /// The oldest that does.
-        least: QemuVersion,
-        /// The platform.
-        platform: Platform,
-    },
-    /// A path is not UTF-8, which QEMU's JSON options need.
-    #[error("{path:?} is not UTF-8, which QEMU's options need: move the release elsewhere")]
-    Path {
-        /// The path.
-        path: std::path::PathBuf,
-    },
-    /// Two forwards or a forward and the host are at odds.
-    #[error("port {port} of 127.0.0.1 is forwarded twice, expected a port of its own for each")]
-    PortTwice {
-        /// The port.
-        port: u16,
-    },
-}
 
 /// Which accelerator is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -168,6 +73,22 @@ impl Timeouts {
         }
     }
 
+    /// What is ample for a VM with GPUs on KVM. Its firmware sizes and maps every window, which
+    /// took half a minute a GPU with old firmware, and memory that is accepted before use took
+    /// 2.5 s a GiB: a VM that is slow is not to be taken for one that hangs.
+    #[must_use]
+    pub fn with_devices(devices: &Passthrough, memory: Memory) -> Self {
+        let usual = Self::for_accel(Accel::Kvm);
+        let count = u32::try_from(devices.devices().count()).unwrap_or(u32::MAX);
+        let windows = Duration::from_mins(1).saturating_mul(count);
+        let accepting = Duration::from_secs(3).saturating_mul(memory.mib() / 1024);
+        Self {
+            first_stage: usual.first_stage.saturating_add(windows).saturating_add(accepting),
+            ready: usual.ready.saturating_add(windows),
+            ..usual
+        }
+    }
+
     /// How long the phase may take that follows `last`.
     #[must_use]
     pub(crate) fn after(&self, last: Option<Stage>) -> Duration {
@@ -198,9 +119,13 @@ pub struct LaunchRequest {
     pub ssh_port: u16,
     /// Port of 127.0.0.1 that becomes the guest's evidence port.
     pub evidence_port: u16,
+    /// How the VM reaches others; ports of 127.0.0.1 are forwarded on a user network alone.
+    pub network: Network,
+    /// Which GPUs.
+    pub gpus: Option<GpuRequest>,
     /// Which accelerator.
     pub accel: AccelChoice,
-    /// How long a boot may take; without, what suits the accelerator.
+    /// How long a boot may take; without, what suits the accelerator and the VM's size.
     pub timeouts: Option<Timeouts>,
     /// Disks that no release knows of, for tests of what a host may attach.
     pub extra_disks: Vec<ExtraDisk>,
@@ -265,13 +190,16 @@ impl LaunchPlan {
             manifest.guest_policy.check_kvm(linux)?;
         }
         let accels = accels(request.accel, &host.kvm, found)?;
+        let passthrough = passthrough(manifest, request, host)?;
+        let boot = |devices: &Passthrough| Timeouts::with_devices(devices, request.memory);
         let config = LaunchConfig {
             schema: LaunchConfig::SCHEMA,
             ssh_authorized_keys: request.ssh_keys.clone(),
             name: request.name.as_str().to_owned(),
-            gpus: None,
+            gpus: passthrough.as_ref().map(|devices| devices.promised.clone()),
         };
         let config = config.to_bytes()?;
+        let timeouts = request.timeouts.or_else(|| passthrough.as_ref().map(boot));
         let machine = Machine {
             name: request.name.as_str().to_owned(),
             backing,
@@ -285,7 +213,9 @@ impl LaunchPlan {
             initrd: release.path(artifact::INITRD),
             cmdline: manifest.boot.cmdline.clone(),
             root_disk: release.path(artifact::ROOT),
+            network: request.network.attach(&request.name),
             forwards: forwards(request)?,
+            passthrough,
             extra_disks: request.extra_disks.clone(),
             consoles: request.consoles.clone(),
         };
@@ -299,7 +229,7 @@ impl LaunchPlan {
             launch_config: String::from_utf8_lossy(&config).into_owned(),
             qemu: host.qemu.clone(),
             accels,
-            timeouts: request.timeouts,
+            timeouts,
             forged_hashes: None,
             paths: paths.clone(),
         })
@@ -331,6 +261,12 @@ impl fmt::Display for LaunchPlan {
         writeln!(f, "platform       {}{simulated}", machine.backing.platform())?;
         writeln!(f, "shape          {}", machine.shape)?;
         writeln!(f, "memory         {}", machine.memory)?;
+        if let Some(devices) = &machine.passthrough {
+            write!(f, "{devices}")?;
+        }
+        if let Some(link) = machine.network.describe() {
+            writeln!(f, "network        {link}")?;
+        }
         writeln!(f, "launch digest  {}", self.digest)?;
         writeln!(f, "guest policy   {} ({})", machine.policy, machine.policy.describe())?;
         let id_block = machine.id_block.as_ref();
@@ -422,7 +358,30 @@ fn accels(choice: AccelChoice, kvm: &Kvm, platform: Platform) -> Result<Vec<Acce
     }
 }
 
+/// The GPUs, chosen and placed.
+fn passthrough(
+    manifest: &Manifest,
+    request: &LaunchRequest,
+    host: &HostFacts,
+) -> Result<Option<Passthrough>, PlanError> {
+    let Some(wanted) = &request.gpus else { return Ok(None) };
+    if request.platform == Platform::Simulated {
+        return Err(GpuRefusal::Simulated.into());
+    }
+    let found = host.gpus.as_deref().ok_or(GpuRefusal::NotLookedAt)?;
+    let needs = Needs {
+        vcpus: request.vcpus.get().into(),
+        memory: request.memory,
+        firmware_bits: manifest.firmware_address_bits(),
+        qemu: &host.qemu,
+    };
+    Ok(Some(Passthrough::new(wanted, needs, found, &Profiles::shipped()?)?))
+}
+
 fn forwards(request: &LaunchRequest) -> Result<Vec<Forward>, PlanError> {
+    if request.network != Network::User {
+        return Ok(Vec::new());
+    }
     if request.ssh_port == request.evidence_port {
         return Err(PlanError::PortTwice { port: request.ssh_port });
     }

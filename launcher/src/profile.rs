@@ -44,6 +44,10 @@ pub struct Shape {
     pub switches: u8,
     /// The least version of the guest's driver.
     pub driver: String,
+    /// GiB of the least window of addresses that is known to be enough; 0 where twice the GPUs'
+    /// own windows are.
+    #[serde(default)]
+    pub window_gib: u64,
 }
 
 /// A family of GPUs.
@@ -56,6 +60,14 @@ pub struct Family {
     pub product: String,
     /// Device ids.
     pub ids: Vec<u16>,
+    /// The chip that its certificate names.
+    pub chip: String,
+    /// Threads that stay with the host.
+    #[serde(default = "usual_host_threads")]
+    pub host_threads: u32,
+    /// Whether VMs get aligned blocks of the board's GPUs.
+    #[serde(default)]
+    pub partitions: bool,
     /// GiB of window 2 on boards that were seen.
     pub bar2_gib: u64,
     /// Services that must run on the host.
@@ -65,7 +77,26 @@ pub struct Family {
     pub shape: Vec<Shape>,
 }
 
+const fn usual_host_threads() -> u32 {
+    4
+}
+
 impl Family {
+    /// The shape of a VM with so many of them.
+    #[must_use]
+    pub fn shape_of(&self, count: usize) -> Option<&Shape> {
+        self.shape.iter().find(|shape| shape.gpus_per_vm.iter().any(|n| usize::from(*n) == count))
+    }
+
+    /// How many a VM may have, as text.
+    #[must_use]
+    pub fn counts(&self) -> String {
+        let mut all: Vec<u8> = self.shape.iter().flat_map(|s| s.gpus_per_vm.clone()).collect();
+        all.sort_unstable();
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        all.join(", ")
+    }
+
     /// Whether a VM may have GPUs of this family in `mode`.
     #[must_use]
     pub fn allows(&self, mode: GpuMode) -> bool {
@@ -113,6 +144,12 @@ impl Profiles {
         Ok(profiles)
     }
 
+    /// The family of a name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Family> {
+        self.family.iter().find(|family| family.name == name)
+    }
+
     /// The family of a GPU.
     #[must_use]
     pub fn of(&self, gpu: &Device) -> Option<&Family> {
@@ -128,12 +165,16 @@ impl Profiles {
 
 #[cfg(test)]
 mod tests {
+    use casemate_measurements::gpu_evidence::GpuSet;
+
     use super::*;
 
     #[test]
     fn the_shipped_profiles_are_sound() {
         let profiles = Profiles::shipped().unwrap();
         for family in profiles.families() {
+            let chip = GpuSet { chip: family.chip.clone(), count: 1, board: None, nvswitches: 0 };
+            assert_eq!(chip.fault(), None, "{}", family.name);
             assert!(!family.ids.is_empty() && !family.shape.is_empty(), "{}", family.name);
             for shape in &family.shape {
                 assert!(matches!(shape.mode, GpuMode::On | GpuMode::Ppcie), "{}", family.name);

@@ -16,6 +16,11 @@ use crate::state::{StageCode, VmState};
 pub enum Event {
     /// SIMULATED: this user's root is made; takes seconds, once.
     MakingSimulatedRoot,
+    /// GPUs and switches are taken, bound and looked at.
+    TakingDevices {
+        /// How many.
+        count: usize,
+    },
     /// QEMU was started.
     QemuStarted {
         /// With which accelerator.

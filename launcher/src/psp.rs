@@ -201,7 +201,9 @@ mod tests {
             initrd: PathBuf::new(),
             cmdline: String::new(),
             root_disk: PathBuf::new(),
+            network: crate::network::Link::User,
             forwards: Vec::new(),
+            passthrough: None,
             extra_disks: Vec::new(),
             consoles: Vec::new(),
         }

@@ -20,8 +20,8 @@ use crate::watch;
 const TICK: Duration = Duration::from_millis(20);
 /// How long a supervisor may take to report for duty.
 const REPORT_FOR_DUTY: Duration = Duration::from_secs(20);
-/// How long a supervisor may take to clean up behind QEMU.
-const CLEAN_UP: Duration = Duration::from_secs(15);
+/// How long a supervisor may take to clean up behind QEMU: twelve devices are reset.
+const CLEAN_UP: Duration = Duration::from_secs(90);
 /// Most bytes of one line of progress.
 const MAX_LINE: u64 = 1024 * 1024;
 /// The sector that disks are made of.

@@ -309,8 +309,10 @@ impl VmPaths {
         made.map_err(|error| directory(&self.0, &error))
     }
 
-    /// Removes the directory and all that is in it; one that is gone is no error.
+    /// Removes the directory and all that is in it, and what its VM left of a network; one that
+    /// is gone is no error.
     pub(crate) fn remove(&self) -> Result<(), StateError> {
+        crate::network::clear(&self.plan());
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(directory(&self.0, &error))

@@ -15,9 +15,12 @@ use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 use casemate_measurements::tcb::Tcb;
 
+use crate::attach::Attached;
 use crate::authority::{Authority, AuthorityError, ROOT_FILE};
+use crate::devices::DeviceError;
 use crate::host::{self, Kvm};
 use crate::machine::Accel;
+use crate::network::AttachError;
 use crate::plan::LaunchPlan;
 use crate::process::ProcessId;
 use crate::progress::{Event, Starter};
@@ -41,6 +44,12 @@ pub enum SuperviseError {
     /// State cannot be kept.
     #[error("cannot keep the state of the VM")]
     State(#[from] StateError),
+    /// The VM does not get its devices.
+    #[error("the VM does not get its devices")]
+    Devices(#[from] DeviceError),
+    /// The VM has no network.
+    #[error("the VM has no network")]
+    Network(#[from] AttachError),
     /// The simulated authority cannot be had.
     #[error("the simulated security processor has no keys")]
     Authority(#[from] AuthorityError),
@@ -156,6 +165,8 @@ impl SuperviseError {
                 Some("the kernel did not start: give more memory, or fetch the release again")
             }
             Self::Guest { stage } => Some(stage_hint(*stage)),
+            Self::Devices(error) => Some(error.hint()),
+            Self::Network(error) => Some(error.hint()),
             Self::QemuDied { said, .. }
                 if said.contains("hostfwd") || said.contains("host forwarding") =>
             {
@@ -199,7 +210,12 @@ pub fn supervise(dir: &Path) -> Result<(), SuperviseError> {
         .ok_or_else(|| SuperviseError::NoPlan { dir: paths.dir().to_owned() })?;
     let mut starter = Starter::new(UnixStream::connect(paths.start_socket()).ok());
     let mut state = first_state(&plan);
-    match execute(&plan, &mut state, &mut starter) {
+    let outcome = Attached::new(&plan, &mut starter).and_then(|attached| {
+        let outcome = execute(&plan, &mut state, &mut starter);
+        drop(attached);
+        outcome
+    });
+    match outcome {
         Ok(reason) => {
             state.phase = Phase::Ended { reason };
             // Whoever asked to stop may have removed the directory already.

@@ -17,6 +17,7 @@ use casemate_measurements::stage::Stage;
 use crate::channel::{self, Channel, Signal};
 use crate::host::Kvm;
 use crate::machine::Accel;
+use crate::network;
 use crate::plan::{LaunchPlan, Timeouts};
 use crate::process::{self, ProcessId};
 use crate::progress::{Event, Starter};
@@ -122,7 +123,8 @@ impl<'a> Watch<'a> {
         let path = &plan.qemu.path;
         let mut command = Command::new(path);
         command.args(plan.arguments(accel).as_slice()).env_clear();
-        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.current_dir("/").stdin(network::standard_input(&plan.machine.network)?);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         process::tied_to_this_thread(&mut command);
         let begun = Instant::now();
         let mut child = command

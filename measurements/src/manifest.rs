@@ -25,6 +25,11 @@ pub const MAX_LEN: usize = 8 * 1024 * 1024;
 pub const MAX_REFERENCE_VALUES: usize = 32_768;
 /// Most combinations of VMM, CPU model and guest features in the table.
 pub const MAX_CHAINS: usize = 256;
+/// How many bits of an address a firmware uses that says nothing else: stock `AmdSev` OVMF, built
+/// without 1-GiB page tables, maps 1 TiB (edk2, `PcdUse1GPageTable`).
+pub const FIRMWARE_ADDRESS_BITS: u8 = 40;
+/// Most that OVMF uses with page tables of four levels.
+pub const MOST_FIRMWARE_ADDRESS_BITS: u8 = 46;
 /// Name of the manifest in a release directory.
 pub const FILE_NAME: &str = "manifest.json";
 
@@ -87,6 +92,15 @@ pub enum ManifestError {
     /// What it says of ID blocks is malformed.
     #[error("id_block is refused")]
     Identity(#[from] IdentityError),
+    /// No firmware uses so many bits of an address.
+    #[error(
+        "firmware_address_bits is {found}, expected {FIRMWARE_ADDRESS_BITS} to \
+         {MOST_FIRMWARE_ADDRESS_BITS}"
+    )]
+    AddressBits {
+        /// The number found.
+        found: u8,
+    },
     /// Two places of the manifest contradict each other.
     #[error("manifest contradicts itself: {what} is {found}, expected {expected}")]
     Contradiction {
@@ -221,6 +235,10 @@ pub struct Manifest {
     pub boot: Boot,
     /// What it was built from.
     pub inputs: Inputs,
+    /// How many bits of an address the firmware uses; absent for
+    /// [`FIRMWARE_ADDRESS_BITS`]. Windows of devices must lie below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware_address_bits: Option<u8>,
     /// What the host may do to a VM of it.
     pub guest_policy: GuestPolicy,
     /// What the ID blocks of its VMs state; absent where there are none.
@@ -275,6 +293,12 @@ impl Manifest {
             .collect()
     }
 
+    /// How many bits of an address the firmware uses.
+    #[must_use]
+    pub fn firmware_address_bits(&self) -> u8 {
+        self.firmware_address_bits.unwrap_or(FIRMWARE_ADDRESS_BITS)
+    }
+
     /// The row for a shape.
     #[must_use]
     pub fn find(&self, shape: &Shape) -> Option<&ReferenceValue> {
@@ -305,6 +329,10 @@ impl Manifest {
         check_name("version", &self.release.version)?;
         if let Some(identity) = &self.id_block {
             identity.check()?;
+        }
+        let bits = self.firmware_address_bits();
+        if !(FIRMWARE_ADDRESS_BITS..=MOST_FIRMWARE_ADDRESS_BITS).contains(&bits) {
+            return Err(ManifestError::AddressBits { found: bits });
         }
         self.check_boot()?;
         self.check_artifacts()?;

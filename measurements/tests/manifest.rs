@@ -38,6 +38,21 @@ fn a_good_one_comes_back_and_names_shapes() {
 }
 
 #[test]
+fn firmware_that_says_nothing_uses_forty_bits() {
+    let stock = good();
+    assert_eq!(stock.firmware_address_bits(), 40);
+    let text = String::from_utf8(stock.to_bytes().unwrap()).unwrap();
+    assert!(!text.contains("firmware_address_bits"), "{text}");
+    let wide = Manifest { firmware_address_bits: Some(46), ..stock.clone() };
+    let read = Manifest::from_bytes(&wide.to_bytes().unwrap()).unwrap();
+    assert_eq!(read.firmware_address_bits(), 46);
+    for found in [39, 47] {
+        let error = Manifest { firmware_address_bits: Some(found), ..stock.clone() }.to_bytes();
+        assert!(matches!(error, Err(ManifestError::AddressBits { found: n }) if n == found));
+    }
+}
+
+#[test]
 fn every_contradiction_is_refused_by_name() {
     let zero = "00".repeat(32);
     for (pointer, value, expected) in [

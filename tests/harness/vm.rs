@@ -7,6 +7,7 @@ use std::time::Duration;
 use casemate_launcher::authority::{Authority, ROOT_FILE};
 use casemate_launcher::host::HostFacts;
 use casemate_launcher::machine::{Console, Memory};
+use casemate_launcher::network::Network;
 use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, Timeouts};
 use casemate_launcher::progress::Event;
 use casemate_launcher::release::Release;
@@ -101,6 +102,8 @@ impl Host {
             ssh_keys: vec![key.trim().to_owned()],
             ssh_port: free_port(),
             evidence_port: free_port(),
+            network: Network::User,
+            gpus: None,
             accel: AccelChoice::Tcg,
             timeouts: Some(Timeouts {
                 first_stage: Duration::from_secs(90),

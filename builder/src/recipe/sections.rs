@@ -74,6 +74,9 @@ pub struct Firmware {
     pub package: PackageSpec,
     /// The firmware's path in that package.
     pub path: GuestPath,
+    /// How many bits of an address it uses, where that is not what stock `AmdSev` OVMF does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_bits: Option<u8>,
 }
 
 /// `[kernel]`: the kernel and what it loads.

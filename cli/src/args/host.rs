@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use casemate_launcher::inventory::Address;
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::OutputArgs;
 
@@ -14,6 +15,56 @@ pub(crate) enum HostVerb {
     Doctor(DoctorArgs),
     /// Print everything that the doctor looks at as JSON, to keep or to send
     Inventory(InventoryArgs),
+    /// List the GPUs and NVSwitches: mode, driver, and who has each
+    Devices(DevicesArgs),
+    /// Make GPUs ready for VMs: take them from the host's drivers, bind them to vfio-pci, set
+    /// their mode
+    Prepare(PrepareArgs),
+    /// Reset GPUs and give them back to the host's drivers; mends those that are out of use
+    Release(PrepareArgs),
+}
+
+/// `casemate host devices`
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArgs {
+    /// Look at a tree of files that stands for a host
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    pub(crate) root: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `casemate host prepare`, `release`
+#[derive(Debug, Args)]
+pub(crate) struct PrepareArgs {
+    /// Devices, as 0000:41:00.0
+    #[arg(value_name = "ADDRESS", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) devices: Vec<Address>,
+    /// Every GPU of a family that VMs can have, and every NVSwitch that has a mode
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Mode to set: every GPU of a host has to be in the same
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<Mode>,
+    /// NVIDIA's nvidia_gpu_tools.py, which sets modes
+    #[arg(long, value_name = "PATH", env = "CASEMATE_GPU_TOOL")]
+    pub(crate) gpu_tool: Option<PathBuf>,
+    /// Work on a tree of files that stands for a host
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    pub(crate) root: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// A mode that may be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Not confidential: for work on the host itself.
+    Off,
+    /// Confidential.
+    On,
+    /// Confidential, for a whole HGX Hopper board in one VM.
+    Ppcie,
 }
 
 /// `casemate host doctor`

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use casemate_measurements::platform::Platform;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use host::{DoctorArgs, HostVerb, InventoryArgs};
+pub(crate) use host::{DevicesArgs, DoctorArgs, HostVerb, InventoryArgs, Mode, PrepareArgs};
 pub(crate) use id_block::{IdBlockVerb, KeygenArgs, ReleaseArgs, ShowArgs, SignArgs};
 pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, SourceArgs};
 pub(crate) use judge::{
@@ -27,7 +27,7 @@ pub(crate) use measure::{
     VerifyManifestArgs,
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
-pub(crate) use run::{Accel, RunArgs, StopArgs};
+pub(crate) use run::{Accel, Mebibytes, RunArgs, StopArgs};
 pub(crate) use verdict::{SignVerdictArgs, VerdictVerb, VerdictVerifyArgs};
 pub(crate) use watch::WatchArgs;
 

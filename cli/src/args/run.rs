@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use casemate_launcher::inventory::Address;
 use casemate_measurements::platform::Platform;
 use clap::{Args, ValueEnum};
 
@@ -12,27 +13,39 @@ use super::{OutputArgs, platform};
 pub(crate) struct RunArgs {
     /// Release directory
     pub(crate) release: PathBuf,
-    /// Platform to launch on; it must be the release's. SIMULATED proves nothing
-    #[arg(long, value_parser = platform, default_value = "snp")]
-    pub(crate) platform: Platform,
+    /// A launch.toml that says what to launch; flags override what it says
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Platform to launch on; it must be the release's. SIMULATED proves nothing [default: snp]
+    #[arg(long, value_parser = platform)]
+    pub(crate) platform: Option<Platform>,
     /// Name of the VM [default: the release's name, with a number where it is taken]
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Public key file whose keys may log in; may be repeated
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
     pub(crate) ssh_key: Vec<PathBuf>,
-    /// Virtual CPUs; the launch digest depends on it
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub(crate) cpus: u16,
-    /// Memory, as 2G or 512M
-    #[arg(long, default_value = "2G", value_parser = memory, value_name = "SIZE")]
-    pub(crate) memory: Mebibytes,
+    /// Virtual CPUs; the launch digest depends on it [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<u16>,
+    /// Memory, as 2G or 512M [default: 2G]
+    #[arg(long, value_parser = memory, value_name = "SIZE")]
+    pub(crate) memory: Option<Mebibytes>,
     /// CPU model; the launch digest depends on it [default: the first of the manifest]
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu_model: Option<String>,
-    /// Accelerator of the simulated platform
-    #[arg(long, value_enum, default_value_t = Accel::Auto)]
-    pub(crate) accel: Accel,
+    /// GPUs of the VM, wherever they are
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) gpus: Option<u8>,
+    /// Family of these GPUs [default: the one that the host has]
+    #[arg(long, value_name = "NAME", requires = "gpus")]
+    pub(crate) gpu_family: Option<String>,
+    /// A GPU of the VM, as 0000:41:00.0; may be repeated
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "gpus")]
+    pub(crate) gpu: Vec<Address>,
+    /// Accelerator of the simulated platform [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) accel: Option<Accel>,
     /// Port on 127.0.0.1 forwarded to the VM's port 22 [default: a free one]
     #[arg(long, value_name = "PORT")]
     pub(crate) ssh_port: Option<u16>,

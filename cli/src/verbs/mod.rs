@@ -1,5 +1,6 @@
 //! A module per verb; each calls a library and prints what it answers.
 
+mod devices;
 mod explain;
 mod host;
 mod id_block;
@@ -29,6 +30,9 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::IdBlock(verb) => id_block::dispatch(&verb),
         Verb::Host(HostVerb::Doctor(args)) => host::doctor(&args),
         Verb::Host(HostVerb::Inventory(args)) => host::inventory(&args),
+        Verb::Host(HostVerb::Devices(args)) => devices::list(&args),
+        Verb::Host(HostVerb::Prepare(args)) => devices::prepare(&args),
+        Verb::Host(HostVerb::Release(args)) => devices::release(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Ps(args) => run::ps(args),
         Verb::Stop(args) => run::stop(&args),

@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use casemate_launcher::authority::{Authority, ROOT_FILE};
 use casemate_launcher::host::HostFacts;
+use casemate_launcher::launch_file::LaunchFile;
 use casemate_launcher::machine::Memory;
-use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, SSH_PORT};
+use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, PlanError, SSH_PORT};
 use casemate_launcher::progress::{Event, Progress};
 use casemate_launcher::release::Release;
 use casemate_launcher::state::{Phase, StateRoot, VmName, VmState};
-use casemate_launcher::{Listed, SupervisorCommand};
+use casemate_launcher::topology::{GpuChoice, GpuRequest};
+use casemate_launcher::{Listed, StartError, SupervisorCommand};
 use casemate_measurements::evidence;
 use casemate_measurements::hash::{HostData, LaunchDigest};
 use casemate_measurements::launch::VcpuCount;
@@ -20,8 +22,8 @@ use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 use serde::Serialize;
 
-use crate::args::{Accel, Format, OutputArgs, RunArgs, StopArgs};
-use crate::outcome::{HintExt as _, Outcome};
+use crate::args::{Accel, Format, Mebibytes, OutputArgs, RunArgs, StopArgs};
+use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 
 /// Boots a release, or prints how it would be booted.
@@ -29,9 +31,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let release = Release::open(&args.release)?;
     let state = StateRoot::from_environment()?;
     let request = request(args, &release, &state)?;
-    let host = HostFacts::probe(Path::new("/"), &state, None)?;
+    let mut host = HostFacts::probe(Path::new("/"), &state, None)?;
+    if request.gpus.is_some() {
+        host.gpus = Some(Box::new(super::devices::offer(&host)?));
+    }
     let paths = state.vm(&request.name)?;
-    let plan = LaunchPlan::new(&release, &request, &host, &paths)?;
+    let plan = LaunchPlan::new(&release, &request, &host, &paths).map_err(hinted)?;
     if args.plan {
         match args.output.format {
             Format::Table => printer::line(plan.to_string().trim_end()),
@@ -41,7 +46,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     }
     let supervisor =
         SupervisorCommand::this_program().context("cannot tell which program this is")?;
-    let vm = casemate_launcher::start(&plan, &supervisor, &mut tell)?;
+    let vm =
+        casemate_launcher::start(&plan, &supervisor, &mut tell).map_err(|error| match &error {
+            StartError::Failed { hint: Some(hint), .. } => {
+                let hint = hint.clone();
+                Hinted::new(error, hint).into()
+            }
+            _ => anyhow::Error::from(error),
+        })?;
     let report = Report::new(&vm.state, release.dir());
     match args.output.format {
         Format::Json => printer::json(&report)?,
@@ -50,32 +62,71 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What was typed, as the launcher's words.
+/// A refusal with its hint.
+fn hinted(error: PlanError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Hinted::new(error, hint).into(),
+        None => error.into(),
+    }
+}
+
+/// What was typed, else what the file says, else what is usual, as the launcher's words.
 fn request(args: &RunArgs, release: &Release, state: &StateRoot) -> anyhow::Result<LaunchRequest> {
-    let name = match &args.name {
-        Some(name) => name.parse()?,
-        None => free_name(&release.manifest().release.name, state)?,
+    let file = args.config.as_deref().map(LaunchFile::read).transpose()?.unwrap_or_default();
+    let name = match (&args.name, file.name) {
+        (Some(name), _) => name.parse()?,
+        (None, Some(name)) => name,
+        (None, None) => free_name(&release.manifest().release.name, state)?,
     };
-    let ssh_keys = public_keys(&args.ssh_key)?;
-    let (ssh_port, evidence_port) = ports(args)?;
+    let ssh_keys = if args.ssh_key.is_empty() {
+        [file.ssh_keys, public_keys(&file.ssh_key_files)?].concat()
+    } else {
+        public_keys(&args.ssh_key)?
+    };
+    if ssh_keys.is_empty() {
+        let error = anyhow::anyhow!("no SSH key may log in, expected one at least");
+        return Err(error)
+            .hint("name a public key file: --ssh-key, or ssh_key_files in launch.toml");
+    }
+    let wanted = (args.ssh_port.or(file.ssh_port), args.evidence_port.or(file.evidence_port));
+    let (ssh_port, evidence_port) = ports(wanted)?;
+    let cpus = args.cpus.map(|count| VcpuCount::new(count.into())).transpose()?;
+    let memory = |wanted: Mebibytes| -> anyhow::Result<Memory> {
+        Ok(Memory::from_mib(u32::try_from(wanted.0)?)?)
+    };
+    let memory = args.memory.map(memory).transpose()?;
+    let model = args.cpu_model.as_deref().map(str::parse).transpose()?;
     Ok(LaunchRequest {
         name,
-        platform: args.platform,
-        vcpus: VcpuCount::new(args.cpus.into())?,
-        cpu_model: args.cpu_model.as_deref().map(str::parse).transpose()?,
-        memory: Memory::from_mib(u32::try_from(args.memory.0)?)?,
+        platform: args.platform.or(file.platform).unwrap_or(Platform::Snp),
+        vcpus: cpus.or(file.cpus).map_or_else(|| VcpuCount::new(2), Ok)?,
+        cpu_model: model.or(file.cpu_model),
+        memory: memory.or(file.memory).map_or_else(|| Memory::from_mib(2048), Ok)?,
         ssh_keys,
         ssh_port,
         evidence_port,
+        network: file.network.unwrap_or_default(),
+        gpus: gpus(args, file.gpus),
         accel: match args.accel {
-            Accel::Auto => AccelChoice::Auto,
-            Accel::Kvm => AccelChoice::Kvm,
-            Accel::Tcg => AccelChoice::Tcg,
+            Some(Accel::Auto) => AccelChoice::Auto,
+            Some(Accel::Kvm) => AccelChoice::Kvm,
+            Some(Accel::Tcg) => AccelChoice::Tcg,
+            None => file.accel.unwrap_or_default(),
         },
         timeouts: None,
         extra_disks: Vec::new(),
         consoles: Vec::new(),
     })
+}
+
+/// The GPUs that were typed, else those of the file.
+fn gpus(args: &RunArgs, file: Option<GpuRequest>) -> Option<GpuRequest> {
+    let choice = match args.gpus {
+        Some(count) => GpuChoice::Any { family: args.gpu_family.clone(), count },
+        None if args.gpu.is_empty() => return file,
+        None => GpuChoice::These(args.gpu.clone()),
+    };
+    Some(GpuRequest { choice, board: file.and_then(|file| file.board) })
 }
 
 /// The keys in public key files, a line each.
@@ -110,7 +161,7 @@ fn free_name(release: &str, state: &StateRoot) -> anyhow::Result<VmName> {
 }
 
 /// The ports asked for, or free ones; both are held until both are known.
-fn ports(args: &RunArgs) -> anyhow::Result<(u16, u16)> {
+fn ports((ssh, evidence): (Option<u16>, Option<u16>)) -> anyhow::Result<(u16, u16)> {
     let mut held = Vec::new();
     let mut port =
         |wanted: Option<u16>| -> anyhow::Result<u16> {
@@ -123,7 +174,7 @@ fn ports(args: &RunArgs) -> anyhow::Result<(u16, u16)> {
             held.push(listener);
             Ok(port)
         };
-    Ok((port(args.ssh_port)?, port(args.evidence_port)?))
+    Ok((port(ssh)?, port(evidence)?))
 }
 
 /// Says how the boot goes.
@@ -131,6 +182,7 @@ fn tell(progress: &Progress) {
     let seconds = Duration::from_millis(progress.at_ms).as_secs_f64();
     let text = match &progress.event {
         Event::MakingSimulatedRoot => "making the SIMULATED root of this user, once".to_owned(),
+        Event::TakingDevices { count } => format!("taking {count} GPUs and switches"),
         Event::QemuStarted { accel } => format!("QEMU started with {accel}"),
         Event::KvmBroken { reason } => {
             return printer::warn(&format!("KVM does not run this VM ({reason}); trying TCG"));
@@ -188,13 +240,15 @@ impl Report {
 
     fn text(&self) -> String {
         let (dir, address, port) = (&self.dir, &self.evidence_address, self.ssh_port);
-        let mut lines = vec![
-            format!("name         {}", self.name),
-            format!("release      {}", self.release),
-            format!("evidence     https://{address}"),
-            format!("ssh port     {port}"),
-            format!("measurement  {}", self.measurement),
-        ];
+        let mut lines =
+            vec![format!("name         {}", self.name), format!("release      {}", self.release)];
+        if address.is_empty() {
+            lines.push(format!("evidence     the VM's own address, port {}", evidence::PORT));
+        } else {
+            lines.push(format!("evidence     https://{address}"));
+            lines.push(format!("ssh port     {port}"));
+        }
+        lines.push(format!("measurement  {}", self.measurement));
         let trust = match self.platform {
             Platform::Snp => "",
             Platform::Simulated => {
@@ -202,7 +256,10 @@ impl Report {
                 " --trust-simulated $(casemate simulated-root)"
             }
         };
-        lines.push(format!("connect      casemate ssh {address} -p {port} --release {dir}{trust}"));
+        if !address.is_empty() {
+            let ssh = format!("casemate ssh {address} -p {port} --release {dir}{trust}");
+            lines.push(format!("connect      {ssh}"));
+        }
         lines.join("\n")
     }
 }

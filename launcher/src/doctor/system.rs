@@ -3,11 +3,9 @@
 use casemate_measurements::tcb::Product;
 
 use super::{Findings, Level, Texts, problem_unless, warning_unless};
-use crate::host::{LEAST_QEMU_SNP, QemuVersion};
+use crate::host::{LEAST_QEMU_SNP, LEAST_QEMU_VFIO, QemuVersion};
 use crate::inventory::{Device, Inventory, QemuAnswers};
 
-/// The oldest QEMU that gives an SNP guest a device: 9.1 cannot discard memory that devices see.
-const LEAST_QEMU_VFIO: QemuVersion = QemuVersion { major: 9, minor: 2 };
 /// The oldest QEMU that maps only shared pages for devices and boots with large windows quickly.
 const GOOD_QEMU_VFIO: QemuVersion = QemuVersion { major: 10, minor: 1 };
 

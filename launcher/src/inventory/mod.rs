@@ -92,6 +92,18 @@ impl Inventory {
             services: services.map(|name| (name.to_owned(), runs(name))).into(),
         }
     }
+
+    /// NVIDIA's devices of the host under `root`, and the bridges of their fabrics.
+    #[must_use]
+    pub fn devices(root: &Path) -> Vec<Device> {
+        pci::probe(root)
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn device(root: &Path, address: Address) -> Option<Device> {
+        pci::one(root, address)
+    }
 }
 
 /// The CPUID instruction of this processor.

@@ -34,6 +34,13 @@ pub struct Address {
     function: u8,
 }
 
+impl Address {
+    /// Every address of its slot, whether or not there is a function.
+    pub(crate) fn slot(self) -> impl Iterator<Item = Self> {
+        (0..8).map(move |function| Self { function, ..self })
+    }
+}
+
 impl FromStr for Address {
     type Err = ParseAddressError;
 
@@ -153,6 +160,10 @@ pub(super) fn probe(root: &Path) -> Vec<Device> {
         .into_iter()
         .filter_map(|dir| device(root, &dir))
         .collect()
+}
+
+pub(super) fn one(root: &Path, address: Address) -> Option<Device> {
+    device(root, &root.join("sys/bus/pci/devices").join(address.to_string()))
 }
 
 fn device(root: &Path, dir: &Path) -> Option<Device> {

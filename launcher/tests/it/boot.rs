@@ -67,6 +67,7 @@ impl Bench {
             cmdline: format!("console=ttynull quiet loglevel=0 panic=-1 {cmdline}").trim().into(),
             id_block: None,
             policy: GuestPolicy::default(),
+            address_bits: None,
         };
         contents.write(&dir.path().join("release"));
         let root = StateRoot::at(&dir.path().join("s")).unwrap();

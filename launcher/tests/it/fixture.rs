@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_launcher::host::{HostFacts, Kvm, Qemu, QemuVersion, SevFacts};
 use casemate_launcher::machine::Memory;
+use casemate_launcher::network::Network;
 use casemate_launcher::plan::{AccelChoice, LaunchRequest};
 use casemate_measurements::cmdline::BootParams;
 use casemate_measurements::firmware::Firmware;
@@ -31,6 +32,7 @@ pub(crate) struct Contents {
     pub(crate) cmdline: String,
     pub(crate) id_block: Option<Identity>,
     pub(crate) policy: GuestPolicy,
+    pub(crate) address_bits: Option<u8>,
 }
 
 impl Contents {
@@ -47,6 +49,7 @@ impl Contents {
             cmdline: "console=ttynull".into(),
             id_block: None,
             policy: GuestPolicy::default(),
+            address_bits: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl Contents {
                 overlay_sha256: none,
                 guest_sha256: none,
             },
+            firmware_address_bits: self.address_bits,
             guest_policy: self.policy,
             id_block: self.id_block.clone(),
             reference_values: Manifest::table(&law, &shapes),
@@ -160,6 +164,7 @@ pub(crate) fn snp_host() -> HostFacts {
         kvm: Kvm::Untried,
         sev: Ok(SevFacts { cbitpos: 51, reduced_phys_bits: 1 }),
         linux: LinuxVersion::from_release("6.12.0"),
+        gpus: None,
     }
 }
 
@@ -182,6 +187,8 @@ pub(crate) fn request(platform: Platform, name: &str) -> LaunchRequest {
         ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me".into()],
         ssh_port: 2222,
         evidence_port: 8443,
+        network: Network::User,
+        gpus: None,
         accel: AccelChoice::Auto,
         timeouts: None,
         extra_disks: Vec::new(),

@@ -108,6 +108,18 @@ pub(crate) fn hgx_h100() -> Inventory {
     gpus(&mut host, 0x2330, 16, 128, GpuMode::Ppcie);
     let switch = |slot| device(slot, 0x22a3, 0x06_8000, &[(0, 32 << 20)], Some(GpuMode::Ppcie));
     host.devices.extend([0x05, 0x06, 0x85, 0x86].map(switch));
+    for switch in host.devices.iter_mut().filter(|device| device.is_switch()) {
+        switch.bars[0].prefetchable = false;
+    }
+    host
+}
+
+/// The same board, each GPU for a VM of its own.
+pub(crate) fn hgx_h100_singles() -> Inventory {
+    let mut host = hgx_h100();
+    for device in &mut host.devices {
+        device.mode = Some(Ok(if device.is_gpu() { GpuMode::On } else { GpuMode::Off }));
+    }
     host
 }
 

@@ -3,11 +3,17 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 mod boot;
+mod devices;
 mod doctor;
+mod fake_host;
 mod fixture;
 mod guest;
 mod hosts;
 mod id_block;
+mod network;
 mod plan;
+mod plan_gpus;
 mod release;
+mod run_gpus;
 mod state;
+mod topology;

@@ -27,7 +27,7 @@ fn plan_in(
     LaunchPlan::new(&release, request, host, &paths)
 }
 
-fn golden(name: &str, plan: &LaunchPlan, dir: &Path) {
+pub(crate) fn golden(name: &str, plan: &LaunchPlan, dir: &Path) {
     let found = plan.to_string().replace(dir.to_str().unwrap(), "/release");
     let path = folder("golden").join(name);
     if std::env::var_os("CASEMATE_BLESS").is_some() {

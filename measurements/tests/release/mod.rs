@@ -69,6 +69,7 @@ pub(crate) fn manifest(platform: Platform) -> Manifest {
             overlay_sha256: input,
             guest_sha256: input,
         },
+        firmware_address_bits: None,
         guest_policy: GuestPolicy::default(),
         id_block: None,
         reference_values: Manifest::table(&law, &shapes),

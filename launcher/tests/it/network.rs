@@ -1,0 +1,200 @@
+//! Interfaces and filters, made and removed by the real `ip` and `nft` in a network namespace of
+//! their own. Without them, or the right to make a namespace, each test says so and passes,
+//! unless `CASEMATE_REQUIRE` names `network`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use casemate_launcher::network::{Attached, Interface, Link, Network};
+
+fn missing(reason: &str) {
+    let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|what| what == "network"), "required: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a test of [`inside`] in a namespace of its own, where the host's network is out of reach.
+fn in_namespace(name: &str) {
+    let probe = "ip link add br0 type bridge && ip tuntap add dev t0 mode tap && nft list ruleset";
+    if !succeeds("unshare", &["--net", "--mount", "sh", "-c", probe]) {
+        return missing("no network namespace with bridges, taps and nft can be made here");
+    }
+    let test = format!("network::inside::{name}");
+    let program = std::env::current_exe().unwrap();
+    // `/sys` shows the interfaces of the namespace that mounted it.
+    let script = "mount -t sysfs none /sys && exec \"$0\" --ignored --exact --nocapture \"$1\"";
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "sh", "-c", script])
+        .arg(program)
+        .arg(&test)
+        .output()
+        .unwrap();
+    let spoken = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && spoken.contains("1 passed"), "{spoken}");
+}
+
+#[test]
+fn a_tap_and_its_filter_come_and_go() {
+    in_namespace("tap");
+}
+
+#[test]
+fn what_fails_leaves_nothing() {
+    in_namespace("failure");
+}
+
+#[test]
+fn a_macvtap_comes_and_goes() {
+    in_namespace("macvtap");
+}
+
+mod inside {
+    use super::*;
+
+    /// Plays a VM on the tap and a neighbour on the bridge, and prints which frames arrived.
+    const FRAMES: &str = r"
+import fcntl, os, select, socket, struct, sys
+name, mac = sys.argv[1], bytes.fromhex(sys.argv[2].replace(':', ''))
+tap = os.open('/dev/net/tun', os.O_RDWR)
+fcntl.ioctl(tap, 0x400454ca, struct.pack('16sH22x', name.encode(), 0x1002))
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.bind(('v1', 0))
+other = bytes.fromhex('02aabbccddee')
+def ipv4(proto, payload):
+    def header(checksum):
+        return struct.pack('>BBHHHBBH4s4s', 0x45, 0, 20 + len(payload), 0, 0, 64, proto, checksum,
+                           bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2]))
+    # A bridge drops what has a wrong one.
+    total = sum(struct.unpack('>10H', header(0)))
+    return header(~(total % 0xffff) & 0xffff) + payload
+def tcp(port, flags, text):
+    return ipv4(6, struct.pack('>HHIIBBHHH', 40000, port, 0, 0, 0x50, flags, 0, 0, 0) + text)
+def udp(source, text):
+    return ipv4(17, struct.pack('>HHHH', source, 68, 8 + len(text), 0) + text)
+def frame(to, source, kind, payload):
+    return to + source + struct.pack('>H', kind) + payload.ljust(60, b'\0')
+everyone = b'\xff' * 6
+outward = [(other, 0x88b5, b'=spoofed='), (mac, 0x0800, udp(67, b'=dhcp-server=')),
+           (mac, 0x0800, udp(5000, b'=datagram=')), (mac, 0x88b5, b'=last-out=')]
+inward = [tcp(80, 2, b'=closed='), tcp(22, 2, b'=open='), tcp(80, 0x12, b'=answer=')]
+for source, kind, payload in outward:
+    os.write(tap, frame(everyone, source, kind, payload))
+for payload in inward:
+    wire.send(frame(mac, other, 0x0800, payload))
+wire.send(frame(mac, other, 0x88b5, b'=last-in='))
+seen, ends = set(), {wire.fileno(): b'=last-out=', tap: b'=last-in='}
+while ends:
+    ready, _, _ = select.select(list(ends), [], [], 20)
+    if not ready:
+        sys.exit(f'only {sorted(seen)} arrived')
+    for end in ready:
+        data = os.read(end, 4096)
+        text = data[14:].split(b'=')
+        # The neighbour also hears what it sends itself.
+        if len(text) >= 3 and not (end != tap and data[6:12] == other and b'spoofed' not in data):
+            seen.add(text[1].decode())
+        if ends.get(end, b'none') in data and (end == tap or data[6:12] == mac):
+            del ends[end]
+print(' '.join(sorted(seen)))
+";
+
+    fn exists(interface: &Interface) -> bool {
+        Path::new("/sys/class/net").join(interface.as_str()).exists()
+    }
+
+    fn link() -> (Link, Interface) {
+        let name = "vm-1".parse().unwrap();
+        let bridge = "br0".parse().unwrap();
+        let link = Network::Tap { bridge, mac: None, open: vec![22, 8443] }.attach(&name);
+        (link, Interface::of(&name))
+    }
+
+    fn wire() {
+        for command in [
+            "link add br0 type bridge",
+            "link add v0 type veth peer name v1",
+            "link set v0 master br0 up",
+            "link set v1 up",
+            "link set br0 up",
+        ] {
+            let words: Vec<&str> = command.split(' ').collect();
+            assert!(succeeds("ip", &words), "ip {command}");
+        }
+    }
+
+    #[test]
+    #[ignore = "runs in a namespace of its own"]
+    fn tap() {
+        wire();
+        let (link, interface) = link();
+        let Link::Tap { mac, .. } = &link else { panic!() };
+        let attached = Attached::new(&link).unwrap();
+        assert!(exists(&interface) && said("nft", &["list", "ruleset"]).contains("casemate_"));
+        let seen = said("python3", &["-c", FRAMES, interface.as_str(), &mac.to_string()]);
+        assert_eq!(seen.trim(), "answer datagram last-in last-out open");
+        // A second VM of this name while the first has it open; then what a dead one left.
+        let hold = "import fcntl, os, struct, sys\n\
+                    tap = os.open('/dev/net/tun', os.O_RDWR)\n\
+                    name = sys.argv[1].encode()\n\
+                    fcntl.ioctl(tap, 0x400454ca, struct.pack('16sH22x', name, 0x1002))\n\
+                    print(flush=True)\nsys.stdin.read()";
+        let mut holder = Command::new("python3")
+            .args(["-c", hold, interface.as_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        std::io::Read::read_exact(&mut holder.stdout.take().unwrap(), &mut ready).unwrap();
+        let error = Attached::new(&link).unwrap_err();
+        assert!(error.to_string().contains("in use"), "{error}");
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        std::mem::forget(attached);
+        let attached = Attached::new(&link).unwrap();
+        drop(attached);
+        assert!(!exists(&interface));
+        assert_eq!(said("nft", &["list", "tables"]), "");
+    }
+
+    #[test]
+    #[ignore = "runs in a namespace of its own"]
+    fn failure() {
+        // The bridge is missing: interface and filter were made before that shows.
+        let (link, interface) = link();
+        let error = Attached::new(&link).unwrap_err();
+        assert!(error.to_string().contains(interface.as_str()), "{error}");
+        assert!(!exists(&interface));
+        assert_eq!(said("nft", &["list", "tables"]), "");
+        let parent = "absent0".parse().unwrap();
+        let link = Network::Macvtap { parent, mac: None }.attach(&"vm-1".parse().unwrap());
+        assert!(Attached::new(&link).is_err());
+        assert!(!exists(&interface));
+    }
+
+    #[test]
+    #[ignore = "runs in a namespace of its own"]
+    fn macvtap() {
+        wire();
+        let (name, parent) = ("vm-1".parse().unwrap(), "v1".parse().unwrap());
+        let mac = "02:00:5e:10:00:01".parse().unwrap();
+        let link = Network::Macvtap { parent, mac: Some(mac) }.attach(&name);
+        let attached = Attached::new(&link).unwrap();
+        let interface = Interface::of(&name);
+        let shown = said("ip", &["-details", "link", "show", interface.as_str()]);
+        assert!(shown.contains("macvtap") && shown.contains("02:00:5e:10:00:01"), "{shown}");
+        drop(attached);
+        assert!(!exists(&interface));
+    }
+}
