@@ -7,12 +7,16 @@
 
 pub mod argument;
 pub mod authority;
+mod cgroup;
 mod channel;
+pub mod confine;
 pub mod doctor;
 pub mod host;
 pub mod id_block;
 pub mod inventory;
 pub mod machine;
+mod name;
+mod patience;
 pub mod plan;
 mod process;
 pub mod profile;
@@ -27,5 +31,6 @@ mod supervise;
 mod watch;
 mod words;
 
+pub use process::ProcessId;
 pub use start::{Listed, RunningVm, StartError, StopError, SupervisorCommand, list, start, stop};
 pub use supervise::{SuperviseError, supervise};
