@@ -10,4 +10,5 @@ mod hosts;
 mod id_block;
 mod plan;
 mod release;
+mod serve;
 mod state;
