@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::machine::Memory;
 use crate::network::{Interface, Mac, Network};
 use crate::plan::AccelChoice;
+use crate::serve::restart::Restart;
 use crate::state::VmName;
 use crate::topology::{GpuChoice, GpuRequest};
 
@@ -79,6 +80,11 @@ pub enum ContentError {
 /// What a person wants launched; what is absent is decided elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LaunchFile {
+    /// The release directory, absolute or relative to the folder of the file. The daemon needs it
+    /// of a file in its directory of wanted VMs; `run` is given it beside the file.
+    pub release: Option<PathBuf>,
+    /// When a daemon starts the VM again.
+    pub restart: Option<Restart>,
     /// The VM's name.
     pub name: Option<VmName>,
     /// The platform that the release must be of.
@@ -121,11 +127,15 @@ impl LaunchFile {
         }
         let mut file = Self::parse(&text)
             .map_err(|source| LaunchFileError::Content { path: path.to_owned(), source })?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        for key in &mut file.ssh_key_files {
-            *key = folder.join(&key);
-        }
+        file.relative_to(path.parent().unwrap_or(Path::new(".")));
         Ok(file)
+    }
+
+    /// Makes the paths in it those of files in `folder`.
+    pub(crate) fn relative_to(&mut self, folder: &Path) {
+        for path in self.ssh_key_files.iter_mut().chain(&mut self.release) {
+            *path = folder.join(&path);
+        }
     }
 
     /// Reads the text of one.
@@ -139,6 +149,8 @@ impl LaunchFile {
         }
         let cpus = |count| value("cpus", &count, VcpuCount::new(count));
         Ok(Self {
+            release: raw.release,
+            restart: raw.restart,
             name: parsed("name", raw.name)?,
             platform: raw.platform.as_deref().map(platform).transpose()?,
             cpus: raw.cpus.map(cpus).transpose()?,
@@ -159,6 +171,8 @@ impl LaunchFile {
 #[serde(deny_unknown_fields)]
 struct Raw {
     schema: u32,
+    release: Option<PathBuf>,
+    restart: Option<Restart>,
     name: Option<String>,
     platform: Option<String>,
     cpus: Option<u64>,
@@ -281,10 +295,14 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
 
 #[cfg(test)]
 mod tests {
+    use crate::serve::restart::When;
+
     use super::*;
 
     const FULL: &str = r#"
         schema = 1
+        release = "/srv/out"
+        restart = {when = "always"}
         name = "vm-1"
         platform = "snp"
         cpus = 16
@@ -311,6 +329,8 @@ mod tests {
     #[test]
     fn every_field_is_read() {
         let file = LaunchFile::parse(FULL).unwrap();
+        assert_eq!(file.release.as_deref(), Some(Path::new("/srv/out")));
+        assert_eq!(file.restart.map(|restart| restart.when), Some(When::Always));
         assert_eq!(file.cpus.map(VcpuCount::get), Some(16));
         assert_eq!(file.memory.map(Memory::mib), Some(128 * 1024));
         let gpus = file.gpus.unwrap();

@@ -2,6 +2,7 @@
 //! supervisor of each VM.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::patience;
 use crate::plan::LaunchPlan;
 use crate::process;
 use crate::progress::{Event, Progress};
@@ -148,30 +150,13 @@ pub fn start(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<RunningVm, StartError> {
     let paths = &plan.paths;
-    let root = paths.root()?;
-    let lock = lock_for_start(&root, &plan.name)?;
-    // Nobody holds the lock, so what is there is what a dead one left.
-    paths.remove()?;
-    paths.create()?;
+    let lock = prepare(plan)?;
     let forget = Forget(Some(paths));
-    state::write_file(&paths.launch_disk(), &padded(plan.launch_config.as_bytes()))?;
-    state::write_json(&paths.plan(), plan)?;
     let path = paths.start_socket();
     let listen = |source| StartError::Listen { path: path.clone(), source };
     let listener = UnixListener::bind(&path).map_err(listen)?;
     listener.set_nonblocking(true).map_err(listen)?;
-
-    let mut command = Command::new(&supervisor.program);
-    command.args(&supervisor.arguments).arg(paths.dir());
-    command.envs(supervisor.environment.iter().map(|(name, value)| (name, value)));
-    // The lock is the supervisor's standard input: it is free when the supervisor is gone.
-    command.current_dir("/").stdin(lock).stdout(Stdio::null()).stderr(Stdio::null());
-    process::in_own_session(&mut command);
-    let mut child = command
-        .spawn()
-        .map_err(|source| StartError::Supervisor { program: supervisor.program.clone(), source })?;
-    // The command holds a copy of the lock; the supervisor has its own.
-    drop(command);
+    let mut child = spawn(plan, supervisor, lock)?;
     let result = connect(&listener, &mut child, &plan.name)
         .and_then(|stream| follow(stream, &mut child, &plan.name, progress));
     match result {
@@ -186,6 +171,52 @@ pub fn start(
             Err(error)
         }
     }
+}
+
+/// Starts the supervisor of a plan and waits for nothing: its state says how it goes.
+///
+/// # Errors
+/// When the name is taken or the supervisor cannot be started; nothing of it is left then.
+pub(crate) fn start_detached(
+    plan: &LaunchPlan,
+    supervisor: &SupervisorCommand,
+) -> Result<Child, StartError> {
+    let lock = prepare(plan)?;
+    let forget = Forget(Some(&plan.paths));
+    let child = spawn(plan, supervisor, lock)?;
+    forget.disarm();
+    Ok(child)
+}
+
+/// Takes the name and writes what the supervisor reads; the lock of the name.
+fn prepare(plan: &LaunchPlan) -> Result<File, StartError> {
+    let paths = &plan.paths;
+    let lock = lock_for_start(&paths.root()?, &plan.name)?;
+    // Nobody holds the lock, so what is there is what a dead one left.
+    paths.remove()?;
+    paths.create()?;
+    let forget = Forget(Some(paths));
+    state::write_file(&paths.launch_disk(), &padded(plan.launch_config.as_bytes()))?;
+    state::write_json(&paths.plan(), plan)?;
+    forget.disarm();
+    Ok(lock)
+}
+
+/// Starts the supervisor. The lock is its standard input: it is free when the supervisor is gone.
+fn spawn(
+    plan: &LaunchPlan,
+    supervisor: &SupervisorCommand,
+    lock: File,
+) -> Result<Child, StartError> {
+    let mut command = Command::new(&supervisor.program);
+    command.args(&supervisor.arguments).arg(plan.paths.dir());
+    command.envs(supervisor.environment.iter().map(|(name, value)| (name, value)));
+    command.current_dir("/").stdin(lock).stdout(Stdio::null()).stderr(Stdio::null());
+    process::in_own_session(&mut command);
+    // The command holds a copy of the lock, and goes; the supervisor has its own.
+    command
+        .spawn()
+        .map_err(|source| StartError::Supervisor { program: supervisor.program.clone(), source })
 }
 
 /// Removes a VM's directory unless it came up.
@@ -207,7 +238,7 @@ impl Drop for Forget<'_> {
 }
 
 /// Takes the lock of a name. A listing holds it for a moment, so it is tried for a while.
-fn lock_for_start(root: &StateRoot, name: &VmName) -> Result<std::fs::File, StartError> {
+fn lock_for_start(root: &StateRoot, name: &VmName) -> Result<File, StartError> {
     let until = Instant::now() + Duration::from_millis(300);
     loop {
         if let Some(lock) = root.lock(name)? {
@@ -311,7 +342,10 @@ pub fn stop(root: &StateRoot, name: &VmName, timeout: Duration) -> Result<String
         paths.remove()?;
         return Err(StopError::NotRunning { name: name.clone() });
     }
-    let answer = ask_to_stop(&paths, timeout);
+    let plan = paths.read_plan().ok().flatten();
+    let release =
+        |least| plan.as_ref().map_or(least, |p| patience::release(p.machine.memory, least));
+    let answer = ask_to_stop(&paths, timeout, release(watch::GRACE) * 3);
     let until = Instant::now() + if answer.is_some() { CLEAN_UP } else { Duration::ZERO };
     if let Some(lock) = wait_for_lock(root, name, until)? {
         paths.remove()?;
@@ -325,7 +359,7 @@ pub fn stop(root: &StateRoot, name: &VmName, timeout: Duration) -> Result<String
             qemu.kill();
         }
     }
-    match wait_for_lock(root, name, Instant::now() + CLEAN_UP)? {
+    match wait_for_lock(root, name, Instant::now() + release(CLEAN_UP))? {
         Some(_lock) => {
             paths.remove()?;
             Ok("killed with its supervisor, which did not answer".to_owned())
@@ -334,10 +368,10 @@ pub fn stop(root: &StateRoot, name: &VmName, timeout: Duration) -> Result<String
     }
 }
 
-fn ask_to_stop(paths: &VmPaths, timeout: Duration) -> Option<String> {
+fn ask_to_stop(paths: &VmPaths, timeout: Duration, release: Duration) -> Option<String> {
     let mut stream = UnixStream::connect(paths.control_socket()).ok()?;
     writeln!(stream, "stop {}", timeout.as_millis()).ok()?;
-    stream.set_read_timeout(Some(timeout + watch::GRACE * 3)).ok()?;
+    stream.set_read_timeout(Some(timeout + release)).ok()?;
     let mut line = String::new();
     BufReader::new(stream.take(1024)).read_line(&mut line).ok()?;
     let answer = line.trim();
@@ -348,7 +382,7 @@ fn wait_for_lock(
     root: &StateRoot,
     name: &VmName,
     until: Instant,
-) -> Result<Option<std::fs::File>, StateError> {
+) -> Result<Option<File>, StateError> {
     loop {
         if let Some(lock) = root.lock(name)? {
             return Ok(Some(lock));

@@ -9,16 +9,19 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use casemate_measurements::hash::{HostData, LaunchDigest};
 use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::confine::Confinement;
 use crate::host::Kvm;
 use crate::machine::{Accel, Forward};
+use crate::plan::LaunchPlan;
 use crate::process::ProcessId;
+
+pub use crate::name::VmName;
 
 /// Most bytes that a path of a Unix socket may have.
 const SOCKET_PATH_MAX: usize = 107;
@@ -77,52 +80,6 @@ pub enum StateError {
     },
 }
 
-/// The name of a VM: a host name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct VmName(String);
-
-impl VmName {
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for VmName {
-    type Err = StateError;
-
-    fn from_str(name: &str) -> Result<Self, StateError> {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let ends = name.starts_with('-') || name.ends_with('-');
-        if (1..=63).contains(&name.len()) && name.bytes().all(inner) && !ends {
-            return Ok(Self(name.to_owned()));
-        }
-        Err(StateError::Name { name: name.chars().take(80).collect() })
-    }
-}
-
-impl TryFrom<String> for VmName {
-    type Error = StateError;
-
-    fn try_from(name: String) -> Result<Self, StateError> {
-        name.parse()
-    }
-}
-
-impl From<VmName> for String {
-    fn from(name: VmName) -> Self {
-        name.0
-    }
-}
-
-impl std::fmt::Display for VmName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
 /// The directory under which this user's VMs have theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRoot(PathBuf);
@@ -154,6 +111,18 @@ impl StateRoot {
         make_private(&dir.join("vms"))?;
         make_private(&dir.join("locks"))?;
         Ok(Self(dir))
+    }
+
+    /// The directory of another user's daemon, which keeps it: nothing is made or checked.
+    #[must_use]
+    pub fn of_daemon(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0
     }
 
     /// The paths of one VM.
@@ -195,6 +164,20 @@ impl StateRoot {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(fail(source)),
         }
+    }
+
+    fn confinement_path(&self) -> PathBuf {
+        self.0.join("confine.json")
+    }
+
+    /// How the daemon of this root has QEMU confined, if one wrote it down.
+    pub(crate) fn read_confinement(&self) -> Result<Option<Confinement>, StateError> {
+        read_json(&self.confinement_path())
+    }
+
+    /// Has QEMU confined so from now on.
+    pub(crate) fn write_confinement(&self, confinement: &Confinement) -> Result<(), StateError> {
+        write_json(&self.confinement_path(), confinement)
     }
 
     fn kvm_path(&self) -> PathBuf {
@@ -321,6 +304,11 @@ impl VmPaths {
         }
     }
 
+    /// Reads plan.json; `None` when it is not there.
+    pub(crate) fn read_plan(&self) -> Result<Option<LaunchPlan>, StateError> {
+        read_json(&self.plan())
+    }
+
     /// Reads state.json; `None` when it is not there yet.
     pub(crate) fn read_state(&self) -> Result<Option<VmState>, StateError> {
         read_json(&self.state())
@@ -344,7 +332,24 @@ pub enum Phase {
     Ended {
         /// How.
         reason: String,
+        /// By whose doing.
+        by: EndedBy,
+        /// What a person can do about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
+}
+
+/// By whose doing a VM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndedBy {
+    /// It was told to stop.
+    Order,
+    /// The guest powered off.
+    Guest,
+    /// Something failed: the guest, QEMU, or the host.
+    Failure,
 }
 
 /// A [`Stage`] that JSON carries as its code.
@@ -435,7 +440,7 @@ fn directory(path: &Path, error: &io::Error) -> StateError {
     StateError::Directory { path: path.to_owned(), problem: error.to_string() }
 }
 
-/// Makes a directory of mode 0700, or holds an existing one to it.
+/// Makes a directory of mode 0700, or holds an existing one to it: others may at most pass through.
 pub(crate) fn make_private(dir: &Path) -> Result<(), StateError> {
     let refuse = |problem: String| StateError::Directory { path: dir.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(dir) {
@@ -452,7 +457,8 @@ pub(crate) fn make_private(dir: &Path) -> Result<(), StateError> {
     if uid != own {
         return Err(refuse(format!("it belongs to user {uid}, expected {own}")));
     }
-    if metadata.mode() & 0o077 != 0 {
+    // QEMU's own user may pass through to its VM's directory, which has a mode of its own.
+    if metadata.mode() & 0o066 != 0 {
         return Err(refuse(format!("its mode is {:o}, expected 700", metadata.mode() & 0o777)));
     }
     Ok(())

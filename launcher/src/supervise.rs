@@ -11,12 +11,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use casemate_measurements::causes::in_one_line;
 use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 use casemate_measurements::tcb::Tcb;
 
 use crate::attach::Attached;
 use crate::authority::{Authority, AuthorityError, ROOT_FILE};
+use crate::confine::{ConfineError, Confinement};
 use crate::devices::DeviceError;
 use crate::host::{self, Kvm};
 use crate::machine::Accel;
@@ -26,7 +28,7 @@ use crate::process::ProcessId;
 use crate::progress::{Event, Starter};
 use crate::psp::{self, Processor, PspError};
 use crate::qmp::QmpError;
-use crate::state::{self, KnownKvm, Phase, StateError, VmPaths, VmState};
+use crate::state::{self, EndedBy, KnownKvm, Phase, StateError, VmPaths, VmState};
 use crate::watch::{Outcome, Watch};
 
 /// The TCB of the simulated chip.
@@ -56,6 +58,9 @@ pub enum SuperviseError {
     /// The machine cannot be measured.
     #[error("the simulated security processor cannot measure the VM")]
     Psp(#[from] PspError),
+    /// QEMU cannot be confined.
+    #[error("QEMU cannot be confined")]
+    Confine(#[from] ConfineError),
     /// A socket cannot be made.
     #[error("cannot listen on {}", path.display())]
     Listen {
@@ -172,6 +177,10 @@ impl SuperviseError {
             {
                 Some("another process uses the port: choose another, or none")
             }
+            Self::QemuDied { said, .. } if said.contains("Permission denied") => Some(
+                "QEMU's user must be able to read the release and to open /dev/kvm, /dev/sev and \
+                 the devices that are passed through: docs/serving.md has the rules for udev",
+            ),
             Self::QemuDied { said, .. } if said.contains("memory") => {
                 Some("the host has too little memory: choose less with --memory")
             }
@@ -216,14 +225,19 @@ pub fn supervise(dir: &Path) -> Result<(), SuperviseError> {
         outcome
     });
     match outcome {
-        Ok(reason) => {
-            state.phase = Phase::Ended { reason };
+        Ok((reason, by)) => {
+            state.phase = Phase::Ended { reason, by, hint: None };
             // Whoever asked to stop may have removed the directory already.
             let _ = paths.write_state(&state);
             Ok(())
         }
         Err(error) => {
-            state.phase = Phase::Ended { reason: error.to_string() };
+            let by = match error {
+                SuperviseError::StoppedEarly { .. } => EndedBy::Order,
+                _ => EndedBy::Failure,
+            };
+            let (reason, hint) = (in_one_line(&error), error.hint().map(str::to_owned));
+            state.phase = Phase::Ended { reason, by, hint };
             let _ = paths.write_state(&state);
             starter.failed(&error, error.hint());
             Err(error)
@@ -256,7 +270,7 @@ fn execute(
     plan: &LaunchPlan,
     state: &mut VmState,
     starter: &mut Starter,
-) -> Result<String, SuperviseError> {
+) -> Result<(String, EndedBy), SuperviseError> {
     plan.paths.write_state(state)?;
     let measured = match plan.machine.backing.platform() {
         Platform::Snp => None,
@@ -266,6 +280,7 @@ fn execute(
             Some(measured)
         }
     };
+    let confinement = Confinement::of(&plan.paths.root()?)?;
     let control = crate::channel::listen(&plan.paths.control_socket())?;
     let mut broken = String::from("the plan names no accelerator");
     for (index, accel) in plan.accels.iter().copied().enumerate() {
@@ -274,10 +289,10 @@ fn execute(
             None => None,
             Some(measured) => Some(processor(plan, measured.digest, starter)?),
         };
-        let watch = Watch::start(plan, state, starter, &control, processor, accel)?;
+        let watch = Watch::start(plan, state, starter, &control, processor, accel, &confinement)?;
         let outcome = watch.until_the_end()?;
         match outcome {
-            Outcome::Ended { reason } => return Ok(reason),
+            Outcome::Ended { reason, by } => return Ok((reason, by)),
             Outcome::KvmBroken { reason } => {
                 keep_kvm(plan, Kvm::Broken { reason: reason.clone() })?;
                 if index + 1 < plan.accels.len() {

@@ -15,15 +15,17 @@ use std::time::{Duration, Instant};
 use casemate_measurements::stage::Stage;
 
 use crate::channel::{self, Channel, Signal};
+use crate::confine::{Confined, Confinement};
 use crate::host::Kvm;
 use crate::machine::Accel;
 use crate::network;
+use crate::patience;
 use crate::plan::{LaunchPlan, Timeouts};
 use crate::process::{self, ProcessId};
 use crate::progress::{Event, Starter};
 use crate::psp::Processor;
 use crate::qmp::{self, Message, QmpError};
-use crate::state::{Phase, StageCode, VmState};
+use crate::state::{EndedBy, Phase, StageCode, VmState};
 use crate::supervise::{SuperviseError, keep_kvm};
 use crate::words::Words;
 
@@ -34,6 +36,9 @@ const ASK_RUNNING: Duration = Duration::from_secs(5);
 /// How long QEMU gets to end by itself after a guest gave up or QEMU was told to quit.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// What is said of a guest that powered off; a panic or a reset is told by another word.
+const POWERED_OFF: &str = "guest: guest-shutdown";
+
 /// How a run ended that was no failure of the release or the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -41,6 +46,8 @@ pub(crate) enum Outcome {
     Ended {
         /// How.
         reason: String,
+        /// By whose doing.
+        by: EndedBy,
     },
     /// KVM cannot run it.
     KvmBroken {
@@ -72,7 +79,10 @@ pub(crate) struct Watch<'a> {
     control: &'a UnixListener,
     accel: Accel,
     timeouts: Timeouts,
+    grace: Duration,
     child: Child,
+    /// What QEMU ran in goes when it has gone.
+    _confined: Confined,
     started: Instant,
     phase_started: Instant,
     words: Words,
@@ -112,6 +122,7 @@ impl<'a> Watch<'a> {
         control: &'a UnixListener,
         processor: Option<Processor>,
         accel: Accel,
+        confinement: &Confinement,
     ) -> Result<Self, SuperviseError> {
         let paths = &plan.paths;
         let stage_channel = Channel::new(&paths.stage_socket())?;
@@ -125,6 +136,9 @@ impl<'a> Watch<'a> {
         command.args(plan.arguments(accel).as_slice()).env_clear();
         command.current_dir("/").stdin(network::standard_input(&plan.machine.network)?);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let confined = Confined::new(plan, confinement)?;
+        confined.apply(&mut command)?;
+        // Last: another user's process is no longer tied to anything.
         process::tied_to_this_thread(&mut command);
         let begun = Instant::now();
         let mut child = command
@@ -139,14 +153,17 @@ impl<'a> Watch<'a> {
         state.reached_ms.clear();
         starter.send(Duration::ZERO, Event::QemuStarted { accel });
         let (sender, signals) = sync_channel(64);
+        let (platform, memory) = (plan.machine.backing.platform(), plan.machine.memory);
         let watch = Self {
             plan,
             state,
             starter,
             control,
             accel,
-            timeouts: plan.timeouts.unwrap_or(Timeouts::for_accel(accel)),
+            timeouts: plan.timeouts.unwrap_or_else(|| patience::boot(platform, memory, accel)),
+            grace: patience::release(memory, GRACE),
             child,
+            _confined: confined,
             started: begun,
             phase_started: begun,
             words,
@@ -292,7 +309,7 @@ impl<'a> Watch<'a> {
         }
         if self.is_up() {
             let reason = format!("QEMU stopped it: {status}");
-            return Ok(Some(Outcome::Ended { reason }));
+            return Ok(Some(Outcome::Ended { reason, by: EndedBy::Failure }));
         }
         Err(SuperviseError::Stopped { status, stage })
     }
@@ -326,7 +343,7 @@ impl<'a> Watch<'a> {
             Instant::now() + timeout
         } else {
             self.tell("quit");
-            Instant::now() + GRACE.min(timeout)
+            Instant::now() + self.grace.min(timeout)
         };
         self.stopping = Some(Stopping { order: Some(stream), step, until });
     }
@@ -336,7 +353,7 @@ impl<'a> Watch<'a> {
         if Instant::now() < stopping.until {
             return;
         }
-        stopping.until = Instant::now() + GRACE;
+        stopping.until = Instant::now() + self.grace;
         match stopping.step {
             StopStep::Powerdown => {
                 stopping.step = StopStep::Quit;
@@ -389,14 +406,15 @@ impl<'a> Watch<'a> {
                 let _ = writeln!(order, "{how}");
             }
             if up {
-                return Ok(Outcome::Ended { reason: how.to_owned() });
+                return Ok(Outcome::Ended { reason: how.to_owned(), by: EndedBy::Order });
             }
             return Err(SuperviseError::StoppedEarly { stage });
         }
         let how = describe(status);
         if self.is_up() {
             let reason = self.shutdown.take().unwrap_or(how);
-            return Ok(Outcome::Ended { reason });
+            let by = if reason == POWERED_OFF { EndedBy::Guest } else { EndedBy::Failure };
+            return Ok(Outcome::Ended { reason, by });
         }
         if let Some((stage, _)) = self.gave_up {
             return Err(SuperviseError::Guest { stage });

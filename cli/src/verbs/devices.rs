@@ -4,7 +4,7 @@ use std::path::Path;
 
 use casemate_launcher::devices::{AdminTool, DeviceError, Devices, Entry, Standing};
 use casemate_launcher::host::HostFacts;
-use casemate_launcher::inventory::{self, Address, Device, GpuMode, Inventory};
+use casemate_launcher::inventory::{Address, Device, GpuMode, Inventory};
 use casemate_launcher::profile::Profiles;
 use casemate_launcher::topology::GpuHost;
 use serde::Serialize;
@@ -15,9 +15,7 @@ use crate::printer;
 
 /// What this host has to give to a VM.
 pub(super) fn offer(host: &HostFacts) -> anyhow::Result<GpuHost> {
-    let root = Path::new("/");
-    let inventory = Inventory::probe(root, inventory::cpuid, Some(&host.qemu.path));
-    Devices::at(root).and_then(|devices| devices.offer(inventory)).map_err(hinted)
+    Devices::offer_of_this_machine(host).map_err(hinted)
 }
 
 /// An error with its hint.

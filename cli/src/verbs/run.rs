@@ -290,7 +290,7 @@ fn row(vm: &Listed) -> Vec<String> {
         return vec![name, if vm.alive { "starting" } else { "dead" }.into()];
     };
     let phase = match &state.phase {
-        Phase::Ended { reason } => format!("ended: {reason}"),
+        Phase::Ended { reason, .. } => format!("ended: {reason}"),
         _ if !vm.alive => "dead: its supervisor is gone".to_owned(),
         Phase::Running => "running".to_owned(),
         Phase::Booting => match state.stage {

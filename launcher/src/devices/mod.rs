@@ -14,7 +14,8 @@ mod tool;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::inventory::{Address, Device, GpuMode, Inventory};
+use crate::host::HostFacts;
+use crate::inventory::{self, Address, Device, GpuMode, Inventory};
 use crate::outside::OutsideError;
 use crate::state::StateError;
 use crate::topology::GpuHost;
@@ -227,6 +228,16 @@ impl Devices {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What this machine has to give to a VM.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn offer_of_this_machine(host: &HostFacts) -> Result<GpuHost, DeviceError> {
+        let root = Path::new("/");
+        let inventory = Inventory::probe(root, inventory::cpuid, Some(&host.qemu.path));
+        Self::at(root)?.offer(inventory)
     }
 
     /// What this host has to give to VMs: its inventory, in which also the modes of devices are

@@ -15,5 +15,6 @@ mod plan;
 mod plan_gpus;
 mod release;
 mod run_gpus;
+mod serve;
 mod state;
 mod topology;

@@ -1,0 +1,103 @@
+//! What the manager sees when it looks: which supervisors live and what they say, which VMs are
+//! due, which were started by hand.
+
+use std::time::{Duration, Instant};
+
+use casemate_measurements::causes::in_one_line;
+
+use super::manager::{Entry, Manager};
+use super::records::now_ms;
+use super::request::Accepted;
+use super::vm::{Doing, EventKind, NewEvent, Seen, Vm};
+use crate::state::{VmName, VmState};
+
+/// How often VMs are looked for that were started by hand.
+const SEARCH: Duration = Duration::from_secs(1);
+
+impl Manager {
+    /// Looks at everything once.
+    pub(super) fn tick(&mut self) {
+        self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        let names: Vec<VmName> = self.vms.keys().cloned().collect();
+        for name in names {
+            self.look(&name);
+        }
+        if self.searched.is_none_or(|at| at.elapsed() >= SEARCH) {
+            self.searched = Some(Instant::now());
+            self.search();
+            self.look_at_wanted();
+        }
+    }
+
+    fn look(&mut self, name: &VmName) {
+        let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
+        let (doing, launched) = (entry.vm.doing, entry.launched);
+        if doing == Doing::Waiting {
+            if entry.vm.next_at_ms.is_none_or(|at| at <= now_ms()) {
+                let again = |vm: &mut Vm| {
+                    vm.again(now_ms());
+                    Vec::new()
+                };
+                if self.change(name, again) {
+                    self.begin_start(name);
+                }
+            }
+            return;
+        }
+        if !doing.is_live() {
+            return;
+        }
+        let Ok(paths) = self.root.vm(name) else { return };
+        // A file that is malformed says nothing.
+        match self.root.lock(name) {
+            Ok(None) => {
+                let state = paths.read_state().unwrap_or_default();
+                self.change(name, |vm| vm.observe(Seen::Alive(state), now_ms()));
+            }
+            Ok(Some(lock)) => {
+                let state: Option<VmState> = paths.read_state().unwrap_or_default();
+                if doing == Doing::Starting && !launched && state.is_none() {
+                    return self.begin_start(name);
+                }
+                if self.change(name, |vm| vm.observe(Seen::Gone(state), now_ms())) {
+                    let _ = paths.remove();
+                    if let Some(entry) = self.vms.get_mut(name) {
+                        entry.launched = false;
+                    }
+                    drop(lock);
+                    self.tell_devices(name);
+                    self.begin_release(name);
+                }
+            }
+            Err(error) => {
+                self.trouble.get_or_insert(in_one_line(&error));
+            }
+        }
+    }
+
+    /// Takes note of VMs that run and that nobody asked this daemon for.
+    fn search(&mut self) {
+        for name in self.root.names().unwrap_or_default() {
+            if self.vms.get(&name).is_some_and(|entry| !entry.is_idle()) {
+                continue;
+            }
+            if !matches!(self.root.lock(&name), Ok(None)) {
+                continue;
+            }
+            let found = self.root.vm(&name).and_then(|paths| paths.read_plan());
+            let Ok(Some(plan)) = found else { continue };
+            let mut vm = Accepted::found(plan).into_vm(now_ms());
+            (vm.doing, vm.wanted) = (Doing::Booting, true);
+            let event = NewEvent::new(EventKind::Adopted, "it runs and was not asked for here");
+            match self.records.save(&vm, &[event]) {
+                Ok(last) => {
+                    self.changed.send_replace(last);
+                    self.vms.insert(name, Entry::new(vm));
+                }
+                Err(error) => {
+                    self.trouble.get_or_insert(in_one_line(&error));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! Runs the VMs: one thread that decides and records, and threads of their own for what takes
+//! long. Supervisors are other processes and outlive it; everything it must know when it is
+//! started again is in the records and in the VMs' own directories.
+
+use std::collections::BTreeMap;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use casemate_measurements::causes::in_one_line;
+use tokio::sync::{oneshot, watch};
+
+use super::devices::Devices;
+use super::records::{Event, Records, RecordsError, now_ms};
+use super::request::Accepted;
+use super::view::VmView;
+use super::vm::{Doing, EventKind, NewEvent, Vm};
+use super::wanted::Wanted;
+use super::wire::{EventsRequest, MAX_EVENTS};
+use crate::publish::document::Published;
+use crate::start::{StartError, StopError, SupervisorCommand, start_detached};
+use crate::state::{StateRoot, VmName};
+
+/// How often each VM is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// How long a guest gets to power off when nobody says.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the daemon does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// No such VM is known.
+    Unknown(VmName),
+    /// It is in a state that does not allow it.
+    Conflict { message: String, hint: &'static str },
+    /// It cannot be recorded.
+    Records(String),
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refused>>;
+
+/// What the manager is told: by clients, and by the threads that it started.
+#[derive(Debug)]
+pub(crate) enum Command {
+    List(Reply<Vec<VmView>>),
+    Status(VmName, Reply<VmView>),
+    Run(Box<Accepted>, Reply<VmView>),
+    Stop(VmName, Duration, Reply<VmView>),
+    Start(VmName, Reply<VmView>),
+    Forget(VmName, Reply<()>),
+    Events(EventsRequest, Reply<Vec<Event>>),
+    Publish(Reply<Vec<Published>>),
+    /// What keeps the daemon from its work, if anything.
+    Trouble(Reply<Option<String>>),
+    /// The supervisor was started, or not.
+    Started(VmName, Result<Child, NotStarted>),
+    /// The VM was stopped, or not.
+    Stopped(VmName, Result<String, StopError>),
+    /// The devices were taken back, or not.
+    Released(VmName, Result<(), String>),
+    /// A file of the directory of wanted VMs was read.
+    Planned(Box<(VmName, String, Result<Accepted, String>)>),
+    /// Nothing more is to be done. VMs stay.
+    End,
+}
+
+/// Why a VM was not started.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    Devices(String),
+    Failed(StartError),
+}
+
+/// A VM, and what is being done to it in another thread.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) vm: Vm,
+    pub(super) busy: bool,
+    /// Whether this process started its supervisor.
+    pub(super) launched: bool,
+    /// The guest's time to power off, of an order that waits for the start to be through.
+    stop: Option<Duration>,
+}
+
+impl Entry {
+    pub(super) const fn new(vm: Vm) -> Self {
+        Self { vm, busy: false, launched: false, stop: None }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && !self.vm.doing.is_live()
+    }
+}
+
+/// The manager.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    pub(super) root: StateRoot,
+    pub(super) records: Records,
+    pub(super) vms: BTreeMap<VmName, Entry>,
+    supervisor: SupervisorCommand,
+    devices: Arc<dyn Devices>,
+    pub(super) sender: Sender<Command>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) wanted: Option<Wanted>,
+    pub(super) children: Vec<Child>,
+    pub(super) searched: Option<Instant>,
+    /// What could not be recorded when it was seen; said once.
+    pub(super) trouble: Option<String>,
+    public_host: String,
+}
+
+/// What a manager is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) root: StateRoot,
+    pub(crate) records: Records,
+    pub(crate) supervisor: SupervisorCommand,
+    pub(crate) devices: Arc<dyn Devices>,
+    pub(crate) sender: Sender<Command>,
+    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) wanted: Option<Wanted>,
+    pub(crate) public_host: String,
+}
+
+impl Manager {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            root: parts.root,
+            records: parts.records,
+            vms: BTreeMap::new(),
+            supervisor: parts.supervisor,
+            devices: parts.devices,
+            sender: parts.sender,
+            changed: parts.changed,
+            wanted: parts.wanted,
+            children: Vec::new(),
+            searched: None,
+            trouble: None,
+            public_host: parts.public_host,
+        }
+    }
+
+    /// Works until told to end.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>) -> Result<(), RecordsError> {
+        self.resume()?;
+        let mut ticked = Instant::now();
+        loop {
+            match commands.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
+                Ok(Command::End) => break,
+                Ok(command) => self.take(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.tick();
+            }
+        }
+        let event = NewEvent::new(EventKind::ServeStopping, "it was told to end; VMs stay");
+        self.records.note(None, &event).map(drop)
+    }
+
+    /// Takes up what the records say.
+    fn resume(&mut self) -> Result<(), RecordsError> {
+        let boot = crate::host::boot_id(std::path::Path::new("/"));
+        let rebooted = self.records.fact("boot_id")?.is_some_and(|known| known != boot);
+        self.records.keep_fact("boot_id", &boot)?;
+        let (vms, refused) = self.records.vms()?;
+        for vm in vms {
+            self.vms.insert(vm.name.clone(), Entry::new(vm));
+        }
+        for error in refused {
+            self.note(None, &NewEvent::new(EventKind::Refused, in_one_line(&error)));
+        }
+        let live = self.vms.values().filter(|entry| entry.vm.doing.is_live()).count();
+        let text = format!("{} VMs are known, {live} of them were up", self.vms.len());
+        let last = self.records.note(None, &NewEvent::new(EventKind::ServeStarted, text))?;
+        self.changed.send_replace(last);
+        let names: Vec<VmName> = self.vms.keys().cloned().collect();
+        for name in names {
+            self.resume_one(&name, rebooted);
+        }
+        self.tick();
+        Ok(())
+    }
+
+    fn resume_one(&mut self, name: &VmName, rebooted: bool) {
+        let Some(entry) = self.vms.get(name) else { return };
+        let (doing, wanted) = (entry.vm.doing, entry.vm.wanted);
+        let again = entry.vm.restart.when != super::restart::When::Never;
+        if !doing.is_live() {
+            return;
+        }
+        let alive = matches!(self.root.lock(name), Ok(None));
+        if alive && !wanted {
+            self.begin_stop(name, STOP_TIMEOUT);
+        } else if rebooted && !alive {
+            let now = now_ms();
+            self.change(name, |vm| match wanted && again {
+                true => vec![vm.accept(now)],
+                false => vec![vm.stopped("the host went down", now)],
+            });
+            self.begin_start(name);
+        } else if !alive && doing == Doing::Starting && !self.has_state(name) {
+            // The daemon was killed before it could start the supervisor.
+            self.begin_start(name);
+        }
+    }
+
+    fn has_state(&self, name: &VmName) -> bool {
+        self.root.vm(name).is_ok_and(|paths| paths.state().exists())
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::List(reply) => {
+                let views = self.vms.values().map(|entry| (&entry.vm).into()).collect();
+                let _ = reply.send(Ok(views));
+            }
+            Command::Status(name, reply) => drop(reply.send(self.view(&name))),
+            Command::Run(accepted, reply) => drop(reply.send(self.accept(*accepted))),
+            Command::Stop(name, timeout, reply) => drop(reply.send(self.stop(&name, timeout))),
+            Command::Start(name, reply) => drop(reply.send(self.start(&name))),
+            Command::Forget(name, reply) => drop(reply.send(self.forget(&name))),
+            Command::Events(request, reply) => drop(reply.send(self.events(&request))),
+            Command::Publish(reply) => {
+                let vms = self.vms.values().map(|entry| &entry.vm);
+                let all = vms.map(|vm| Published::new(vm, &self.public_host)).collect();
+                let _ = reply.send(Ok(all));
+            }
+            Command::Trouble(reply) => drop(reply.send(Ok(self.trouble.clone()))),
+            Command::Started(name, result) => self.started(&name, result),
+            Command::Stopped(name, result) => self.stopped(&name, result),
+            Command::Released(name, result) => {
+                self.idle(&name);
+                if let Err(problem) = result {
+                    self.quarantine(&name, &problem);
+                }
+            }
+            Command::Planned(planned) => {
+                let (name, sha256, result) = *planned;
+                self.planned(&name, &sha256, result);
+            }
+            Command::End => {}
+        }
+    }
+
+    pub(super) fn view(&self, name: &VmName) -> Result<VmView, Refused> {
+        let entry = self.vms.get(name).ok_or_else(|| Refused::Unknown(name.clone()))?;
+        Ok((&entry.vm).into())
+    }
+
+    /// Records what happened to no known VM.
+    pub(super) fn note(&mut self, vm: Option<&VmName>, event: &NewEvent) {
+        match self.records.note(vm, event) {
+            Ok(last) => {
+                self.changed.send_replace(last);
+            }
+            Err(error) => {
+                self.trouble.get_or_insert(in_one_line(&error));
+            }
+        }
+    }
+
+    fn events(&self, request: &EventsRequest) -> Result<Vec<Event>, Refused> {
+        let limit = request.limit.unwrap_or(MAX_EVENTS).min(MAX_EVENTS);
+        let events = self.records.events(request.after, request.name.as_deref(), limit);
+        events.map_err(|error| Refused::Records(in_one_line(&error)))
+    }
+
+    /// Changes a VM, records it, and only then lets it be so.
+    fn try_change(
+        &mut self,
+        name: &VmName,
+        change: impl FnOnce(&mut Vm) -> Vec<NewEvent>,
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.vms.get_mut(name) else {
+            return Err(Refused::Unknown(name.clone()));
+        };
+        let mut vm = entry.vm.clone();
+        let events = change(&mut vm);
+        if vm == entry.vm && events.is_empty() {
+            return Ok(());
+        }
+        match self.records.save(&vm, &events) {
+            Ok(last) => {
+                entry.vm = vm;
+                self.trouble = None;
+                if last > 0 {
+                    self.changed.send_replace(last);
+                }
+                Ok(())
+            }
+            Err(error) => Err(Refused::Records(in_one_line(&error))),
+        }
+    }
+
+    /// As [`Self::try_change`], for what is seen: it is seen again at the next tick.
+    pub(super) fn change(
+        &mut self,
+        name: &VmName,
+        change: impl FnOnce(&mut Vm) -> Vec<NewEvent>,
+    ) -> bool {
+        match self.try_change(name, change) {
+            Ok(()) => true,
+            Err(Refused::Records(problem)) => {
+                self.trouble.get_or_insert(problem);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn accept(&mut self, accepted: Accepted) -> Result<VmView, Refused> {
+        let name = accepted.plan.name.clone();
+        let idle = self.vms.get(&name).is_none_or(Entry::is_idle);
+        if !idle || matches!(self.root.lock(&name), Ok(None)) {
+            return Err(Refused::Conflict {
+                message: format!("a VM named {name} runs already"),
+                hint: "stop it or choose another name",
+            });
+        }
+        let mut vm = accepted.into_vm(now_ms());
+        if let Some(old) = self.vms.get(&name) {
+            vm.restarts = old.vm.restarts;
+        }
+        let event = vm.accept(now_ms());
+        let saved = self.records.save(&vm, &[event]);
+        let last = saved.map_err(|error| Refused::Records(in_one_line(&error)))?;
+        self.vms.insert(name.clone(), Entry::new(vm));
+        self.changed.send_replace(last);
+        self.begin_start(&name);
+        self.view(&name)
+    }
+
+    fn start(&mut self, name: &VmName) -> Result<VmView, Refused> {
+        let entry = self.vms.get(name).ok_or_else(|| Refused::Unknown(name.clone()))?;
+        if !entry.is_idle() {
+            let message = format!("{name} is {}", entry.vm.doing.name());
+            return Err(Refused::Conflict { message, hint: "it need not be started" });
+        }
+        self.try_change(name, |vm| vec![vm.accept(now_ms())])?;
+        self.begin_start(name);
+        self.view(name)
+    }
+
+    pub(super) fn stop(&mut self, name: &VmName, timeout: Duration) -> Result<VmView, Refused> {
+        let entry = self.vms.get(name).ok_or_else(|| Refused::Unknown(name.clone()))?;
+        if entry.vm.doing.is_live() {
+            if entry.vm.doing != Doing::Stopping {
+                self.try_change(name, |vm| vec![vm.stopping(now_ms())])?;
+            }
+            self.begin_stop(name, timeout);
+        } else if entry.vm.wanted {
+            self.try_change(name, |vm| vec![vm.stopped("it did not run", now_ms())])?;
+        }
+        self.view(name)
+    }
+
+    fn forget(&mut self, name: &VmName) -> Result<(), Refused> {
+        let entry = self.vms.get(name).ok_or_else(|| Refused::Unknown(name.clone()))?;
+        if !entry.is_idle() {
+            let message = format!("{name} is {}", entry.vm.doing.name());
+            return Err(Refused::Conflict { message, hint: "stop it first" });
+        }
+        let removed = self.records.remove(name);
+        let last = removed.map_err(|error| Refused::Records(in_one_line(&error)))?;
+        self.vms.remove(name);
+        self.changed.send_replace(last);
+        Ok(())
+    }
+
+    fn idle(&mut self, name: &VmName) {
+        if let Some(entry) = self.vms.get_mut(name) {
+            entry.busy = false;
+        }
+    }
+
+    /// Does something that takes long in a thread of its own, which says when it is done.
+    fn busy(&mut self, name: &VmName, work: impl FnOnce() -> Command + Send + 'static) {
+        let Some(entry) = self.vms.get_mut(name) else { return };
+        entry.busy = true;
+        let sender = self.sender.clone();
+        // Nobody hears it when the daemon has ended: the records say where to go on.
+        thread::spawn(move || drop(sender.send(work())));
+    }
+
+    pub(super) fn begin_start(&mut self, name: &VmName) {
+        let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
+        if entry.vm.doing != Doing::Starting {
+            return;
+        }
+        let (plan, supervisor) = (entry.vm.plan.clone(), self.supervisor.clone());
+        let (devices, name) = (Arc::clone(&self.devices), name.clone());
+        self.busy(&name.clone(), move || {
+            let prepared = devices.prepare(&plan).map_err(NotStarted::Devices);
+            let started = prepared
+                .and_then(|()| start_detached(&plan, &supervisor).map_err(NotStarted::Failed));
+            Command::Started(name, started)
+        });
+    }
+
+    fn started(&mut self, name: &VmName, result: Result<Child, NotStarted>) {
+        self.idle(name);
+        match result {
+            Ok(child) => {
+                self.children.push(child);
+                if let Some(entry) = self.vms.get_mut(name) {
+                    entry.launched = true;
+                }
+            }
+            // It runs already: it will be seen to.
+            Err(NotStarted::Failed(StartError::NameTaken { .. })) => {}
+            Err(NotStarted::Devices(problem)) => self.quarantine(name, &problem),
+            Err(NotStarted::Failed(error)) => {
+                let reason = in_one_line(&error);
+                self.change(name, |vm| vm.failed_to_start(&reason, now_ms()));
+            }
+        }
+        let stop = self.vms.get_mut(name).and_then(|entry| entry.stop.take());
+        if let Some(timeout) = stop {
+            self.begin_stop(name, timeout);
+        }
+    }
+
+    fn begin_stop(&mut self, name: &VmName, timeout: Duration) {
+        let Some(entry) = self.vms.get_mut(name) else { return };
+        if entry.busy {
+            entry.stop = Some(timeout);
+            return;
+        }
+        let (root, name) = (self.root.clone(), name.clone());
+        self.busy(&name.clone(), move || {
+            let stopped = crate::start::stop(&root, &name, timeout);
+            Command::Stopped(name, stopped)
+        });
+    }
+
+    fn stopped(&mut self, name: &VmName, result: Result<String, StopError>) {
+        self.idle(name);
+        let how = match result {
+            Ok(how) => how,
+            Err(StopError::NotRunning { .. }) => "it had ended".to_owned(),
+            Err(error) => {
+                let problem = in_one_line(&error);
+                return self.quarantine(name, &problem);
+            }
+        };
+        self.change(name, |vm| vec![vm.stopped(&how, now_ms())]);
+        if let Some(entry) = self.vms.get_mut(name) {
+            // A second order has nothing left to stop.
+            entry.stop = None;
+        }
+        self.begin_release(name);
+    }
+
+    pub(super) fn begin_release(&mut self, name: &VmName) {
+        let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
+        let (plan, devices, name) =
+            (entry.vm.plan.clone(), Arc::clone(&self.devices), name.clone());
+        self.busy(&name.clone(), move || {
+            let released = devices.release(&plan);
+            Command::Released(name, released)
+        });
+    }
+
+    fn quarantine(&mut self, name: &VmName, reason: &str) {
+        self.change(name, |vm| vec![vm.quarantine(reason, now_ms())]);
+        self.tell_devices(name);
+    }
+
+    /// Tells of a VM that is quarantined.
+    pub(super) fn tell_devices(&self, name: &VmName) {
+        let Some(entry) = self.vms.get(name) else { return };
+        if entry.vm.doing == Doing::Quarantined {
+            let (devices, plan) = (Arc::clone(&self.devices), entry.vm.plan.clone());
+            let reason = entry.vm.reason.clone().unwrap_or_default();
+            thread::spawn(move || devices.quarantine(&plan, &reason));
+        }
+    }
+}

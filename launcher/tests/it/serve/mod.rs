@@ -1,0 +1,8 @@
+//! The daemon, in a process of its own: killed at every step, with VMs that fail, with clients
+//! that mean no good.
+
+mod bench;
+mod hostile;
+mod lives;
+mod publish;
+mod systemd;
