@@ -49,6 +49,8 @@ pub struct Memory(u32);
 impl Memory {
     /// Least memory.
     pub const LEAST_MIB: u32 = 256;
+    /// [`Memory::LEAST_MIB`].
+    pub const LEAST: Self = Self(Self::LEAST_MIB);
     /// Most memory: 16 TiB.
     pub const MOST_MIB: u32 = 16 << 20;
 

@@ -15,7 +15,7 @@ pub(crate) enum HostVerb {
     Doctor(DoctorArgs),
     /// Print everything that the doctor looks at as JSON, to keep or to send
     Inventory(InventoryArgs),
-    /// List the GPUs and `NVSwitch` devices: mode, driver, and who has each
+    /// List the GPUs and their switches: mode, driver, and who has each
     Devices(DevicesArgs),
     /// Make GPUs ready for VMs: take them from the host's drivers, bind them to vfio-pci, set
     /// their mode
@@ -40,13 +40,13 @@ pub(crate) struct PrepareArgs {
     /// Devices, as 0000:41:00.0
     #[arg(value_name = "ADDRESS", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) devices: Vec<Address>,
-    /// Every GPU of a family that VMs can have, and every `NVSwitch` that has a mode
+    /// Every GPU of a family that VMs can have, and every switch that has a mode
     #[arg(long)]
     pub(crate) all: bool,
     /// Mode to set: every GPU of a host has to be in the same
     #[arg(long, value_enum)]
     pub(crate) mode: Option<Mode>,
-    /// NVIDIA's `nvidia_gpu_tools.py`, which sets modes
+    /// NVIDIA's admin tool, which sets modes
     #[arg(long, value_name = "PATH", env = "CASEMATE_GPU_TOOL")]
     pub(crate) gpu_tool: Option<PathBuf>,
     /// Work on a tree of files that stands for a host

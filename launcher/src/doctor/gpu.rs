@@ -1,11 +1,13 @@
 //! GPUs and their fabric: can a VM be given them, in a mode that a validator accepts?
 
+use casemate_measurements::manifest::{FIRMWARE_ADDRESS_BITS, MOST_FIRMWARE_ADDRESS_BITS};
+
 use super::{Findings, Level, Texts, problem_unless, warning_unless};
 use crate::inventory::{Device, GpuMode, Inventory};
+use crate::machine::Memory;
 use crate::profile::{Family, Profiles};
+use crate::topology::space::{self, Limits};
 
-/// Address bits that a firmware without 1-GiB page tables can use: stock `AmdSev` OVMF.
-const STOCK_FIRMWARE_BITS: u32 = 40;
 const GIB: u64 = 1024 * 1024 * 1024;
 /// Switches of an HGX Hopper board.
 const HGX_SWITCHES: usize = 4;
@@ -72,16 +74,27 @@ fn windows(gpu: &Device, family: Option<&Family>, findings: &mut Findings) {
     if largest == 0 {
         return;
     }
-    // A root port needs the window and its small ones, aligned to the window: twice its size.
-    let window = largest.saturating_mul(2).next_power_of_two();
-    let fits = window <= 1 << (STOCK_FIRMWARE_BITS - 1);
+    // As the planner does it, for the smallest VM with this GPU alone.
+    let with = |firmware| {
+        let limits = Limits { firmware, processor: u8::MAX };
+        space::lay_out(Memory::LEAST, &[gpu.bars.as_slice()], 0, limits)
+    };
+    let found = match with(MOST_FIRMWARE_ADDRESS_BITS) {
+        Ok(space) => format!(
+            "a VM needs {} GiB for it, at {} GiB and above",
+            space.window / GIB,
+            space.base / GIB
+        ),
+        Err(error) => error.to_string(),
+    };
     findings.device(
         "gpu.firmware-window",
         &gpu.address,
-        warning_unless(fits),
-        format!("a VM needs {} GiB above its memory for it", window / GIB),
+        warning_unless(with(FIRMWARE_ADDRESS_BITS).is_ok()),
+        found,
         Texts {
-            why: "stock AmdSev firmware reaches 1024 GiB of addresses, memory included",
+            why: "stock AmdSev firmware reaches 1024 GiB of addresses, memory and what AMD \
+                  reserves below that included",
             mend: "use a release whose firmware was built with 1-GiB page tables",
         },
     );

@@ -42,9 +42,7 @@ pub(super) fn choose<'a>(
     fabric(family, host)?;
     let all: Vec<&Device> = gpus(host).filter(|gpu| family.ids.contains(&gpu.device)).collect();
     let gpus = if let Some(devices) = named {
-        if let Some(device) = devices.iter().find(|device| unfit(device, shape, host).is_some()) {
-            return Err(refuse(device, shape, host));
-        }
+        all_fit(&devices, shape, host)?;
         if family.partitions {
             is_partition(&devices, &all)?;
         }
@@ -177,9 +175,12 @@ fn unfit(device: &Device, shape: &Shape, host: &GpuHost) -> Option<Unfit> {
     }
 }
 
-fn refuse(device: &Device, shape: &Shape, host: &GpuHost) -> GpuRefusal {
-    let reason = unfit(device, shape, host).unwrap_or(Unfit::NoReset);
-    GpuRefusal::Unfit { address: device.address, reason }
+fn all_fit(devices: &[&Device], shape: &Shape, host: &GpuHost) -> Result<(), GpuRefusal> {
+    let reason = |device: &&Device| Some((device.address, unfit(device, shape, host)?));
+    match devices.iter().find_map(reason) {
+        None => Ok(()),
+        Some((address, reason)) => Err(GpuRefusal::Unfit { address, reason }),
+    }
 }
 
 /// Chooses `count` of `all`.
@@ -288,8 +289,6 @@ fn switches<'a>(
         return Err(GpuRefusal::Board { gpus, switches, found_gpus, found_switches });
     }
     debug_assert_eq!(shape.mode, GpuMode::Ppcie, "a shape with switches is in this mode");
-    match found.iter().find(|switch| unfit(switch, shape, host).is_some()) {
-        Some(switch) => Err(refuse(switch, shape, host)),
-        None => Ok(found),
-    }
+    all_fit(&found, shape, host)?;
+    Ok(found)
 }

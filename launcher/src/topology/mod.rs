@@ -156,7 +156,8 @@ impl Passthrough {
     }
 
     /// QEMU's arguments. A device stands behind a root port of its own: CUDA finds no GPU on the
-    /// root bus itself. The firmware is shown no option ROM: those are the host's, and unmeasured.
+    /// root bus itself. Nothing is ever plugged in later, and a port that says so makes the firmware
+    /// keep room for it, of which there is little. The firmware is shown no option ROM: those are the host's, and unmeasured.
     pub(crate) fn arguments(&self, args: &mut Arguments) {
         let window = KeyVal::default().with("name", "opt/ovmf/X-PciMmio64Mb");
         args.option("-fw_cfg", window.with("string", self.space.window_mib()));
@@ -172,6 +173,7 @@ impl Passthrough {
                     "addr": format!("{:x}.0", FIRST_PORT + index),
                     "chassis": number,
                     "slot": number,
+                    "hotplug": false,
                 }),
             );
             args.option(

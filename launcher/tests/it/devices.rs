@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_launcher::devices::{AdminTool, DeviceError, Devices, LedgerError, Standing};
-use casemate_launcher::inventory::GpuMode;
+use casemate_launcher::doctor::{Level, examine};
+use casemate_launcher::inventory::{GpuMode, Inventory};
 use casemate_launcher::machine::Memory;
 use casemate_launcher::profile::Profiles;
 use casemate_launcher::topology::{GpuChoice, GpuRequest, Needs, Passthrough};
@@ -302,4 +303,21 @@ fn a_record_that_is_malformed_or_of_another_boot() {
     fs::write(host.root().join("proc/sys/kernel/random/boot_id"), "boot-2\n").unwrap();
     let hold = host.devices().ledger().hold(&[address(&gpu(0))], "VM vm-2").unwrap();
     assert_eq!(hold.used, [address(&gpu(0))], "held before the host booted again");
+}
+
+#[test]
+fn looking_at_a_host_takes_no_time() {
+    let host = FakeHost::new(8, 4, None);
+    let profiles = Profiles::shipped().unwrap();
+    let once = || {
+        let start = Instant::now();
+        let absent = Some(Path::new("/absent/qemu"));
+        let found = Inventory::probe(host.root(), |_, _| [0; 4], absent);
+        assert!(examine(&found, &profiles).count(Level::Ok) > 0);
+        assert_eq!(found.devices.iter().filter(|device| device.is_gpu()).count(), 8);
+        start.elapsed()
+    };
+    let least = (0..10).map(|_| once()).min().unwrap();
+    eprintln!("doctor of 8 GPUs and 4 switches, without QEMU: {} us", least.as_micros());
+    assert!(least < Duration::from_secs(1), "{least:?}");
 }

@@ -33,10 +33,11 @@ fn healthy_hosts_are_fit() {
         assert_eq!(complaints(&host), []);
         assert!(diagnose(&host).is_fit());
     }
-    // Windows of 256 GiB and more still fit below 1 TiB, those of 512 GiB do not.
-    assert_eq!(complaints(&b200()), []);
-    assert_eq!(complaints(&b300()), [("gpu.firmware-window", Level::Warning)]);
-    assert!(diagnose(&b300()).is_fit());
+    // Windows of 128 GiB fit below what is reserved under 1 TiB, larger ones do not.
+    for host in [b200(), b300()] {
+        assert_eq!(complaints(&host), [("gpu.firmware-window", Level::Warning)]);
+        assert!(diagnose(&host).is_fit());
+    }
 }
 
 /// A check, how bad it is, and what breaks a host so that it is found.
@@ -166,10 +167,11 @@ fn a_board_in_ppcie_is_whole() {
 fn a_fabric_stays_on_the_host() {
     let mut given = b200();
     given.devices.last_mut().unwrap().driver = Some("vfio-pci".into());
-    assert_eq!(complaints(&given), [("fabric.bridge", Level::Problem)]);
+    // Beside what its windows need of the firmware.
+    assert_eq!(complaints(&given)[1..], [("fabric.bridge", Level::Problem)]);
     let mut stopped = b200();
     stopped.services.insert("nvlsm".into(), false);
-    assert_eq!(complaints(&stopped), [("fabric.service", Level::Problem)]);
+    assert_eq!(complaints(&stopped)[1..], [("fabric.service", Level::Problem)]);
 }
 
 #[test]
