@@ -6,6 +6,7 @@ mod image;
 mod judge;
 mod measure;
 mod policy;
+mod release;
 mod run;
 mod verdict;
 mod watch;
@@ -27,6 +28,7 @@ pub(crate) use measure::{
     VerifyManifestArgs,
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
+pub(crate) use release::{ReleaseShowArgs, ReleaseVerb};
 pub(crate) use run::{Accel, RunArgs, StopArgs};
 pub(crate) use verdict::{SignVerdictArgs, VerdictVerb, VerdictVerifyArgs};
 pub(crate) use watch::WatchArgs;
@@ -54,6 +56,9 @@ pub(crate) enum Verb {
     /// Sign, verify and show the ID blocks that vouch for a release's launches
     #[command(subcommand)]
     IdBlock(IdBlockVerb),
+    /// Show releases
+    #[command(subcommand)]
+    Release(ReleaseVerb),
     /// Look at this machine: can it launch confidential VMs?
     #[command(subcommand)]
     Host(HostVerb),

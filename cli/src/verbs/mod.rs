@@ -7,6 +7,7 @@ mod image;
 mod judge;
 mod measure;
 mod policy;
+mod release;
 mod run;
 mod shell;
 mod verdict;
@@ -27,6 +28,7 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Measure(MeasureVerb::Law(args)) => measure::law(&args),
         Verb::Explain(args) => explain::explain(&args),
         Verb::IdBlock(verb) => id_block::dispatch(&verb),
+        Verb::Release(verb) => release::dispatch(&verb),
         Verb::Host(HostVerb::Doctor(args)) => host::doctor(&args),
         Verb::Host(HostVerb::Inventory(args)) => host::inventory(&args),
         Verb::Run(args) => run::run(&args),
