@@ -7,6 +7,7 @@
 
 pub mod attestation;
 pub mod id_blocks;
+pub mod index;
 pub mod keys;
 pub mod release;
 pub mod sign;
