@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use host::{DoctorArgs, HostVerb, InventoryArgs};
 pub(crate) use id_block::{IdBlockVerb, KeygenArgs, ReleaseArgs, ShowArgs, SignArgs};
-pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, SourceArgs};
+pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, RebuildArgs, SourceArgs};
 pub(crate) use judge::{
     CertificateArgs, GpuArgs, JudgeArgs, SshArgs, VerifyArgs, VerifyGpuArgs, VerifyReportArgs,
     VerifyVerb,
@@ -28,7 +28,11 @@ pub(crate) use measure::{
     VerifyManifestArgs,
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
-pub(crate) use release::{ReleaseShowArgs, ReleaseVerb};
+pub(crate) use release::{
+    MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs, ReleaseListArgs,
+    ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs,
+    SignerArgs,
+};
 pub(crate) use run::{Accel, RunArgs, StopArgs};
 pub(crate) use verdict::{SignVerdictArgs, VerdictVerb, VerdictVerifyArgs};
 pub(crate) use watch::WatchArgs;
@@ -56,7 +60,7 @@ pub(crate) enum Verb {
     /// Sign, verify and show the ID blocks that vouch for a release's launches
     #[command(subcommand)]
     IdBlock(IdBlockVerb),
-    /// Show releases
+    /// Sign, verify and show releases
     #[command(subcommand)]
     Release(ReleaseVerb),
     /// Look at this machine: can it launch confidential VMs?

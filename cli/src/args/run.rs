@@ -12,6 +12,9 @@ use super::{OutputArgs, platform};
 pub(crate) struct RunArgs {
     /// Release directory
     pub(crate) release: PathBuf,
+    /// Launch only what enough of these signers signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signers: Option<PathBuf>,
     /// Platform to launch on; it must be the release's. SIMULATED proves nothing
     #[arg(long, value_parser = platform, default_value = "snp")]
     pub(crate) platform: Platform,

@@ -7,6 +7,7 @@ mod image;
 mod judge;
 mod measure;
 mod policy;
+mod rebuild;
 mod release;
 mod run;
 mod shell;
@@ -22,6 +23,7 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Image(ImageVerb::Lock(args)) => image::lock(&args),
         Verb::Image(ImageVerb::Build(args)) => image::build(&args),
         Verb::Image(ImageVerb::Diff(args)) => image::diff(&args),
+        Verb::Image(ImageVerb::Rebuild(args)) => rebuild::rebuild(&args),
         Verb::Measure(MeasureVerb::Digest(args)) => measure::digest(&args),
         Verb::Measure(MeasureVerb::Matrix(args)) => measure::matrix(&args),
         Verb::Measure(MeasureVerb::Verify(args)) => measure::verify(&args),

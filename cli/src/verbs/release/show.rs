@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_measurements::hash::Sha256Hash;
-use casemate_measurements::manifest::{Artifact, Inputs, Manifest, Release};
-use casemate_validator::release;
+use casemate_measurements::manifest::{Artifact, Inputs, Manifest, Release as Named};
+use casemate_registry::release::{Depth, Release};
 use serde::Serialize;
+
+use super::packages::{self, Changed};
+use super::verify;
 
 use crate::args::{Format, ReleaseShowArgs};
 use crate::outcome::Outcome;
@@ -13,8 +16,20 @@ use crate::printer;
 
 /// Shows a release.
 pub(crate) fn show(args: &ReleaseShowArgs) -> anyhow::Result<Outcome> {
-    let manifest = release::read_manifest(&args.release)?;
-    let shown = Shown::new(&manifest)?;
+    let release = Release::open(&args.release)?;
+    let mut shown = Shown::new(&release);
+    if let Some(since) = &args.since {
+        let old = Release::open(since)?;
+        let changes = packages::changes(&packages::read(&old)?, &packages::read(&release)?);
+        let named = &old.manifest().release;
+        shown.since = Some((format!("{} {}", named.name, named.version), changes));
+    }
+    if let Some(signers) = &args.signers {
+        let verified = release.verify(&verify::policy(signers)?, Depth::Manifest)?;
+        let named = &release.manifest().release;
+        let name = format!("{} {}", named.name, named.version);
+        shown.signed = Some(verify::sentence(&name, &verified.manifest));
+    }
     match args.output.format {
         Format::Json => printer::json(&shown)?,
         Format::Table => printer::line(&shown.text()),
@@ -34,34 +49,44 @@ struct Shapes {
 /// A release, as this program prints it.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
-    release: &'a Release,
+    release: &'a Named,
     manifest_sha256: Sha256Hash,
     artifacts: &'a BTreeMap<String, Artifact>,
     inputs: &'a Inputs,
     launches: usize,
     shapes: Vec<Shapes>,
+    /// Who signed; `null` where nobody was named who could have.
+    signed: Option<String>,
+    /// The release compared with, and what is not the same.
+    since: Option<(String, Vec<Changed>)>,
 }
 
 impl<'a> Shown<'a> {
-    fn new(manifest: &'a Manifest) -> anyhow::Result<Self> {
-        Ok(Self {
+    fn new(release: &'a Release) -> Self {
+        let manifest = release.manifest();
+        Self {
             release: &manifest.release,
-            // It is canonical, so written again it is the same.
-            manifest_sha256: Sha256Hash::of(&manifest.to_bytes()?),
+            manifest_sha256: release.manifest_sha256(),
             artifacts: &manifest.artifacts,
             inputs: &manifest.inputs,
             launches: manifest.reference_values.len(),
             shapes: shapes(manifest),
-        })
+            signed: None,
+            since: None,
+        }
     }
 
     fn text(&self) -> String {
-        let Release { name, version, platform } = self.release;
+        let Named { name, version, platform } = self.release;
         let mut lines = vec![
             format!("release   {name} {version}, for {}", platform.name()),
             format!("manifest  {}", self.manifest_sha256),
             format!("recipe    {}", self.inputs.recipe_sha256),
             format!("lock      {}", self.inputs.lock_sha256),
+            format!(
+                "signed    {}",
+                self.signed.as_deref().unwrap_or("not judged: no --signers given")
+            ),
             String::new(),
         ];
         let files = self.artifacts.iter().map(|(name, file)| {
@@ -74,6 +99,15 @@ impl<'a> Shown<'a> {
             vec![cpu_model.clone(), vcpus.clone(), guest_features.clone(), vmm.clone()]
         });
         lines.push(printer::table(&["CPU MODEL", "VCPUS", "FEATURES", "VMM"], shapes));
+        if let Some((old, changes)) = &self.since {
+            lines.push(format!("\nsince {old}: {} packages differ", changes.len()));
+            let absent = || "-".to_owned();
+            let rows = changes.iter().map(|Changed { kind, name, before, now }| {
+                let before = before.clone().unwrap_or_else(absent);
+                vec![kind.clone(), name.clone(), before, now.clone().unwrap_or_else(absent)]
+            });
+            lines.push(printer::table(&["", "PACKAGE", "BEFORE", "NOW"], rows));
+        }
         lines.join("\n")
     }
 }
