@@ -9,14 +9,22 @@ CARGO  ?= cargo
 OUT    ?= out
 IMAGE  ?= images/cpu-sandbox
 RUNS   ?= 100000
-CASEMATE := target/release/casemate
+CASEMATE ?= target/release/casemate
+
+# Of a release: see docs/releasing.md.
+RELEASE    ?= $(OUT)/$(notdir $(IMAGE))
+PLATFORM   ?= snp
+ORDER      ?= 0
+JOBS       ?= $(shell nproc)
+BUILDER_ID ?= urn:casemate:builder:local
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help setup build demo test lint bench fuzz clean
+.PHONY: release-build release-compare release-sign release-verify release-show release-publish
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what this machine lacks: QEMU, OpenSSH, a C compiler, Rust
 	@tests/setup.sh
@@ -44,6 +52,30 @@ lint: setup ## Formatting and lints; with cargo-deny installed also licences and
 bench: build ## Measure builds, boots, digests and verdicts against peers, as docs/performance.md has them
 	@tests/bench.py $(CASEMATE) $(IMAGE)
 	@tests/bench_measuring.py
+
+release-build: build ## Build IMAGE into RELEASE; ORDER and JOBS must not matter
+	$(CASEMATE) image build $(IMAGE) --platform $(PLATFORM) --output $(RELEASE) \
+		--unpack-order $(ORDER) --jobs $(JOBS)
+
+release-compare: ## Compare the releases in A and B byte by byte
+	$(CASEMATE) image diff $(A) $(B)
+
+release-sign: ## Sign RELEASE with KEY, or without one as who the CI system says you are
+	$(CASEMATE) release sign $(RELEASE) --builder-id $(BUILDER_ID) \
+		$(if $(KEY),--key $(KEY),--keyless $(if $(TOKEN),--identity-token $(TOKEN)) \
+		$(if $(SIGNING_CONFIG),--signing-config $(SIGNING_CONFIG)))
+
+release-verify: ## Verify RELEASE by the signers file SIGNERS
+	$(CASEMATE) release verify $(RELEASE) --signers $(SIGNERS)
+
+release-show: ## Tell what RELEASE is
+	$(CASEMATE) release show $(RELEASE)
+
+release-publish: ## Attach RELEASE to the tag TAG on GitHub, as one archive
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf $(RELEASE).tar \
+		-C $(dir $(abspath $(RELEASE))) $(notdir $(abspath $(RELEASE)))
+	gh release view $(TAG) >/dev/null 2>&1 || gh release create $(TAG) --verify-tag --title $(TAG) --notes ""
+	gh release upload $(TAG) $(RELEASE).tar
 
 clean: ## Remove what was compiled and built; the package cache stays
 	$(CARGO) clean

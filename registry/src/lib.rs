@@ -1,8 +1,15 @@
 //! Stores and signatures: who vouches for a release, and with which keys.
 //!
 //! [`keys`] opens private keys wherever they are held, [`id_blocks`] keeps what they signed beside
-//! a release's manifest. May depend on `casemate-measurements` and on no other crate of this
-//! workspace.
+//! a release's manifest. [`attestation`] is what is signed of a release, [`sign`] signs it,
+//! [`signatures`] keeps it in the release directory, [`verify`] says whether enough signers of a
+//! policy signed, [`release`] does both to a directory. May depend on `casemate-measurements` and on no other crate of this workspace.
 
+pub mod attestation;
 pub mod id_blocks;
+pub mod index;
 pub mod keys;
+pub mod release;
+pub mod sign;
+pub mod signatures;
+pub mod verify;

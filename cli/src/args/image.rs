@@ -17,6 +17,8 @@ pub(crate) enum ImageVerb {
     Build(BuildArgs),
     /// Name the first difference between two release directories, and its likely cause
     Diff(DiffArgs),
+    /// Build a release again from its recipe, lock and inputs, and compare: exit 0 the same, 3 not
+    Rebuild(RebuildArgs),
 }
 
 /// Where packages come from and are kept: the machine's affair, never the recipe's.
@@ -71,6 +73,27 @@ pub(crate) struct BuildArgs {
     /// Unpack packages in an order drawn from this number; the result must not depend on it
     #[arg(long, value_name = "SEED", hide = true)]
     pub(crate) unpack_order: Option<u64>,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    /// Form of the result on standard output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// `casemate image rebuild`
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArgs {
+    /// Directory of the release to hold the build to
+    pub(crate) release: PathBuf,
+    /// Folder of the recipe, with image.toml and image.lock
+    #[arg(long, value_name = "DIR")]
+    pub(crate) recipe: PathBuf,
+    /// Where the build goes; `release attest --rebuilt` takes it
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// Use the cache alone, no network
+    #[arg(long)]
+    pub(crate) offline: bool,
     #[command(flatten)]
     pub(crate) sources: SourceArgs,
     /// Form of the result on standard output

@@ -89,6 +89,9 @@ pub(crate) struct JudgeArgs {
     /// host shows; `casemate policy init` lists them
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = allowance)]
     pub(crate) allow: Vec<Allowance>,
+    /// Believe only releases that enough of these signers signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signers: Option<PathBuf>,
     /// Accept a SIMULATED VM signed under this root certificate. It proves nothing
     #[arg(long, value_name = "ROOT.pem")]
     pub(crate) trust_simulated: Option<PathBuf>,

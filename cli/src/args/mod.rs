@@ -6,6 +6,7 @@ mod image;
 mod judge;
 mod measure;
 mod policy;
+mod release;
 mod run;
 mod verdict;
 mod watch;
@@ -17,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use host::{DevicesArgs, DoctorArgs, HostVerb, InventoryArgs, Mode, PrepareArgs};
 pub(crate) use id_block::{IdBlockVerb, KeygenArgs, ReleaseArgs, ShowArgs, SignArgs};
-pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, SourceArgs};
+pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, RebuildArgs, SourceArgs};
 pub(crate) use judge::{
     CertificateArgs, GpuArgs, JudgeArgs, ServiceArgs, SshArgs, VerifyArgs, VerifyGpuArgs,
     VerifyReportArgs, VerifyVerb,
@@ -27,6 +28,11 @@ pub(crate) use measure::{
     VerifyManifestArgs,
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
+pub(crate) use release::{
+    MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs, ReleaseListArgs,
+    ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs,
+    SignerArgs,
+};
 pub(crate) use run::{Accel, Mebibytes, RunArgs, StopArgs};
 pub(crate) use verdict::{SignVerdictArgs, VerdictVerb, VerdictVerifyArgs};
 pub(crate) use watch::WatchArgs;
@@ -54,6 +60,9 @@ pub(crate) enum Verb {
     /// Sign, verify and show the ID blocks that vouch for a release's launches
     #[command(subcommand)]
     IdBlock(IdBlockVerb),
+    /// Sign, verify and show releases
+    #[command(subcommand)]
+    Release(ReleaseVerb),
     /// Look at this machine: can it launch confidential VMs?
     #[command(subcommand)]
     Host(HostVerb),

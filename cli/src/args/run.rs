@@ -16,6 +16,9 @@ pub(crate) struct RunArgs {
     /// A launch.toml that says what to launch; flags override what it says
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Launch only what enough of these signers signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signers: Option<PathBuf>,
     /// Platform to launch on; it must be the release's. SIMULATED proves nothing [default: snp]
     #[arg(long, value_parser = platform)]
     pub(crate) platform: Option<Platform>,

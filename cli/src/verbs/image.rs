@@ -84,7 +84,7 @@ pub(crate) fn diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     Ok(if report.identical() { Outcome::Done } else { Outcome::Refused(3) })
 }
 
-fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {
+pub(super) fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {
     let root = match &args.cache {
         Some(root) => root.clone(),
         None => Cache::default_root(|name| std::env::var_os(name))?,
@@ -92,7 +92,7 @@ fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {
     Ok(Cache::open(&root)?)
 }
 
-fn mirrors(args: &SourceArgs) -> anyhow::Result<Mirrors> {
+pub(super) fn mirrors(args: &SourceArgs) -> anyhow::Result<Mirrors> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
     let settings = MirrorSettings {
@@ -104,20 +104,20 @@ fn mirrors(args: &SourceArgs) -> anyhow::Result<Mirrors> {
     Ok(Mirrors::discover(&settings)?)
 }
 
-fn fetch(args: &SourceArgs, offline: bool) -> FetchOptions {
+pub(super) fn fetch(args: &SourceArgs, offline: bool) -> FetchOptions {
     // Downloads wait for the network, not for a processor.
     let jobs = args.jobs.map_or(FetchOptions::default().jobs, std::num::NonZero::get);
     FetchOptions { offline, jobs, ..FetchOptions::default() }
 }
 
-fn jobs(args: &SourceArgs) -> std::num::NonZeroUsize {
+pub(super) fn jobs(args: &SourceArgs) -> std::num::NonZeroUsize {
     args.jobs
         .or_else(|| std::thread::available_parallelism().ok())
         .unwrap_or(std::num::NonZeroUsize::MIN)
 }
 
 /// `$CARGO_HOME`, else `$HOME/.cargo`.
-fn cargo_home() -> Option<PathBuf> {
+pub(super) fn cargo_home() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     set("CARGO_HOME").or_else(|| set("HOME").map(|home| home.join(".cargo")))
 }

@@ -26,6 +26,7 @@ use crate::args::{
 };
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
+use crate::verbs::release as signed;
 use crate::verbs::run::public_keys;
 use crate::verbs::{verdict, watch};
 
@@ -115,7 +116,9 @@ fn gpu(args: &VerifyGpuArgs) -> anyhow::Result<Outcome> {
 }
 
 fn vm(args: &JudgeArgs, sign: &SignVerdictArgs, output: OutputArgs) -> anyhow::Result<Outcome> {
-    let (_, verified) = judge(args)?;
+    let Some((_, verified)) = judge(args)? else {
+        return Ok(Outcome::Refused(signed::NOT_TRUSTED));
+    };
     match output.format {
         Format::Json => printer::json(&verified.verdict)?,
         Format::Table => printer::line(&text_of(&verified.verdict)),
@@ -127,7 +130,9 @@ fn vm(args: &JudgeArgs, sign: &SignVerdictArgs, output: OutputArgs) -> anyhow::R
 
 /// Verifies a VM with a fresh nonce, then opens a session that only the attested key can answer.
 pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
-    let (target, verified) = judge(&args.judge)?;
+    let Some((target, verified)) = judge(&args.judge)? else {
+        return Ok(Outcome::Refused(signed::NOT_TRUSTED));
+    };
     let Some(key) = verified.host_key()? else {
         printer::say(&text_of(&verified.verdict));
         hint(&verified.verdict, &args.judge.release);
@@ -149,7 +154,8 @@ pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Passed(code))
 }
 
-fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
+/// Asks a VM and judges its answer; `None` where a release is not signed by enough, which was said.
+fn judge(args: &JudgeArgs) -> anyhow::Result<Option<(Target, Verified)>> {
     // Required where no word of its own stands in its place.
     let Some(address) = &args.address else {
         anyhow::bail!("nothing to verify: expected HOST:PORT and --release DIR");
@@ -157,6 +163,14 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
     let target: Target = address.parse()?;
     let releases: Result<Vec<_>, _> = args.release.iter().map(|dir| release::read(dir)).collect();
     let releases = releases?;
+    if let Some(signers) = &args.signers {
+        let signers = signed::policy(signers)?;
+        for (dir, release) in args.release.iter().zip(&releases) {
+            if !signed::is_signed(dir, release.sha256(), &signers)? {
+                return Ok(None);
+            }
+        }
+    }
     let manifests = args.gpus.gpu_manifests.as_deref();
     let roots = trust::roots_with(args.trust_simulated.as_deref(), manifests)?;
     let policy = policy(args, &roots)?;
@@ -187,7 +201,7 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
         Hinted::new(error, hint)
     })?;
     verified.notes.iter().for_each(note);
-    Ok((target, verified))
+    Ok(Some((target, verified)))
 }
 
 /// The cache and the services that were named.

@@ -8,6 +8,8 @@ mod image;
 mod judge;
 mod measure;
 mod policy;
+mod rebuild;
+mod release;
 mod run;
 mod shell;
 mod verdict;
@@ -22,12 +24,14 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Image(ImageVerb::Lock(args)) => image::lock(&args),
         Verb::Image(ImageVerb::Build(args)) => image::build(&args),
         Verb::Image(ImageVerb::Diff(args)) => image::diff(&args),
+        Verb::Image(ImageVerb::Rebuild(args)) => rebuild::rebuild(&args),
         Verb::Measure(MeasureVerb::Digest(args)) => measure::digest(&args),
         Verb::Measure(MeasureVerb::Matrix(args)) => measure::matrix(&args),
         Verb::Measure(MeasureVerb::Verify(args)) => measure::verify(&args),
         Verb::Measure(MeasureVerb::Law(args)) => measure::law(&args),
         Verb::Explain(args) => explain::explain(&args),
         Verb::IdBlock(verb) => id_block::dispatch(&verb),
+        Verb::Release(verb) => release::dispatch(&verb),
         Verb::Host(HostVerb::Doctor(args)) => host::doctor(&args),
         Verb::Host(HostVerb::Inventory(args)) => host::inventory(&args),
         Verb::Host(HostVerb::Devices(args)) => devices::list(&args),

@@ -25,10 +25,17 @@ use serde::Serialize;
 use crate::args::{Accel, Format, Mebibytes, OutputArgs, RunArgs, StopArgs};
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
+use crate::verbs::release as signed;
 
 /// Boots a release, or prints how it would be booted.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
+    // This holds every file to the manifest.
     let release = Release::open(&args.release)?;
+    if let Some(signers) = &args.signers
+        && !signed::is_signed(&args.release, release.manifest_sha256(), &signed::policy(signers)?)?
+    {
+        return Ok(Outcome::Refused(signed::NOT_TRUSTED));
+    }
     let state = StateRoot::from_environment()?;
     let request = request(args, &release, &state)?;
     let mut host = HostFacts::probe(Path::new("/"), &state, None)?;

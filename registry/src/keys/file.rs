@@ -96,30 +96,42 @@ impl FileKey {
     /// # Errors
     /// When the file cannot be read, is open to others, or holds no such key.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let read = |source| FileError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let metadata = file.metadata().map_err(read)?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if metadata.is_file() && mode & 0o077 != 0 {
-            return Err(FileError::Mode { path: path.to_owned(), mode });
-        }
-        let mut text = Zeroizing::new(String::new());
-        file.take(MAX_LEN).read_to_string(&mut text).map_err(read)?;
-        if text.contains("ENCRYPTED") {
-            return Err(FileError::Encrypted { path: path.to_owned() });
-        }
+        let text = read(path)?;
         let key = parse(&text).ok_or_else(|| FileError::NoKey { path: path.to_owned() })?;
         Self::new(&key).ok_or_else(|| FileError::NoKey { path: path.to_owned() })
     }
 
-    fn new(key: &SecretKey) -> Option<Self> {
+    pub(crate) fn new(key: &SecretKey) -> Option<Self> {
         let public = PublicKey::from_sec1(&key.public_key().to_sec1_bytes()).ok()?;
         Some(Self { private: SigningKey::from(key), public })
     }
 }
 
-fn parse(text: &str) -> Option<SecretKey> {
-    const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----";
+/// Reads the text of a private key. As `ssh` does, refuses one that others than its owner can use.
+///
+/// # Errors
+/// When the file cannot be read, is open to others, or encrypted.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    let fail = |source| FileError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if metadata.is_file() && mode & 0o077 != 0 {
+        return Err(FileError::Mode { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_LEN).read_to_string(&mut text).map_err(fail)?;
+    if text.contains("ENCRYPTED") {
+        return Err(FileError::Encrypted { path: path.to_owned() });
+    }
+    Ok(text)
+}
+
+/// What stands before a key of the older form.
+pub(crate) const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----";
+
+/// A key of P-384.
+pub(crate) fn parse(text: &str) -> Option<SecretKey> {
     // `openssl ecparam -genkey` writes the parameters of the curve before the key.
     match text.find(SEC1) {
         Some(at) => SecretKey::from_sec1_pem(text[at..].trim_end()).ok(),
@@ -164,6 +176,15 @@ pub fn generate(path: &Path) -> Result<Generated, FileError> {
     let digest = PublicKey::from_sec1(&key.public_key().to_sec1_bytes())
         .map_err(|error| encode(&error))?
         .digest();
+    let public = write_pair(path, &private, &public)?;
+    Ok(Generated { private: path.to_owned(), public, digest })
+}
+
+/// Writes both halves of a new key, or neither; the path of the public one.
+///
+/// # Errors
+/// When one of both is already there or cannot be written.
+pub(crate) fn write_pair(path: &Path, private: &str, public: &str) -> Result<PathBuf, FileError> {
     let mut public_path = path.as_os_str().to_owned();
     public_path.push(".pub");
     let public_path = PathBuf::from(public_path);
@@ -173,7 +194,7 @@ pub fn generate(path: &Path) -> Result<Generated, FileError> {
         let _ = std::fs::remove_file(path);
         return Err(error);
     }
-    Ok(Generated { private: path.to_owned(), public: public_path, digest })
+    Ok(public_path)
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {

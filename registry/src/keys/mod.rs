@@ -4,9 +4,9 @@
 //! key management service, is a module here with a type that implements it, and a line in
 //! [`open`].
 
-mod file;
+pub(crate) mod file;
 mod token;
-mod uri;
+pub(crate) mod uri;
 
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// What such a URI starts with.
-pub(super) const SCHEME: &str = "pkcs11:";
+pub(crate) const SCHEME: &str = "pkcs11:";
 
 /// Why a text is no URI of a private key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,28 @@
+//! `casemate release verify`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::MemoryArgs;
+use crate::args::OutputArgs;
+
+/// `casemate release verify`
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseVerifyArgs {
+    /// Release directory
+    pub(crate) release: PathBuf,
+    /// Whom to believe, and how many of them must have signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signers: PathBuf,
+    /// Look at the manifest and its signatures alone; the other files need not be there
+    #[arg(long)]
+    pub(crate) manifest_only: bool,
+    /// Refuse what this index does not list, revoked, or holds to be too old
+    #[arg(long, value_name = "FILE")]
+    pub(crate) index: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

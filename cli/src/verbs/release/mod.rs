@@ -1,0 +1,27 @@
+//! `release`: what is signed, by whom, and what it is. A file per word after it.
+
+mod index;
+mod packages;
+mod show;
+mod sign;
+mod signer;
+mod verify;
+
+use crate::args::ReleaseVerb;
+use crate::outcome::Outcome;
+
+pub(crate) use verify::{NOT_TRUSTED, is_signed, policy};
+
+/// Does what was typed.
+pub(crate) fn dispatch(verb: &ReleaseVerb) -> anyhow::Result<Outcome> {
+    match verb {
+        ReleaseVerb::Keygen(args) => sign::keygen(args),
+        ReleaseVerb::Sign(args) => sign::sign(args),
+        ReleaseVerb::Attest(args) => sign::attest(args),
+        ReleaseVerb::Verify(args) => verify::verify(args),
+        ReleaseVerb::Show(args) => show::show(args),
+        ReleaseVerb::Index(args) => index::index(args),
+        ReleaseVerb::List(args) => index::list(args),
+        ReleaseVerb::Revoke(args) => index::revoke(args),
+    }
+}

@@ -1,0 +1,245 @@
+//! Keys that sign releases: P-256 in a PEM file, as Sigstore's programs use, or P-384 in a PEM file
+//! or a PKCS#11 token, as ID blocks use. Their public halves, and what they signed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use casemate_measurements::hash::{Sha256Hash, Sha384Hash};
+use casemate_measurements::id_block::Signer;
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::elliptic_curve::rand_core::OsRng;
+use p256::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
+    LineEnding,
+};
+use sigstore_verify::types::bundle::{
+    MediaType, PublicKeyIdentifier, VerificationMaterial, VerificationMaterialContent,
+};
+use sigstore_verify::types::{
+    Bundle, DerPublicKey, DsseEnvelope, DsseSignature, KeyId, PayloadBytes, SignatureBytes,
+    SignatureContent,
+};
+
+use super::SignError;
+use crate::attestation::PAYLOAD_TYPE;
+use crate::keys::file::{self, FileError, FileKey, SEC1};
+use crate::keys::uri::SCHEME;
+use crate::keys::{self, OpenError, TokenDefaults};
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The token or file gives none.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file holds something else.
+    #[error(
+        "{} holds no private key of P-256 or P-384: expected PEM, `BEGIN PRIVATE KEY` or `BEGIN \
+         EC PRIVATE KEY` (`casemate release keygen` makes one)",
+        path.display()
+    )]
+    NoKey {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The text is no public key.
+    #[error("no public key of P-256 or P-384: expected PEM, `BEGIN PUBLIC KEY`")]
+    NoPublicKey,
+    /// A key cannot be encoded.
+    #[error("cannot encode the key: {problem}")]
+    Encode {
+        /// Why not.
+        problem: String,
+    },
+}
+
+/// A key that verifies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    spki: Vec<u8>,
+    sha256: Sha256Hash,
+    point: Point,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Point {
+    P256(p256::ecdsa::VerifyingKey),
+    P384(p384::ecdsa::VerifyingKey),
+}
+
+impl PublicKey {
+    /// Reads PEM.
+    ///
+    /// # Errors
+    /// When it is no public key of one of the two curves.
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
+        let text = text.trim();
+        if let Ok(key) = p256::ecdsa::VerifyingKey::from_public_key_pem(text) {
+            return Self::of_p256(key);
+        }
+        match p384::ecdsa::VerifyingKey::from_public_key_pem(text) {
+            Ok(key) => Self::of_p384(key),
+            Err(_) => Err(KeyError::NoPublicKey),
+        }
+    }
+
+    fn of_p256(key: p256::ecdsa::VerifyingKey) -> Result<Self, KeyError> {
+        let spki = key.to_public_key_der().map_err(|error| encode(&error))?;
+        Ok(Self::new(spki.as_bytes(), Point::P256(key)))
+    }
+
+    fn of_p384(key: p384::ecdsa::VerifyingKey) -> Result<Self, KeyError> {
+        let spki = key.to_public_key_der().map_err(|error| encode(&error))?;
+        Ok(Self::new(spki.as_bytes(), Point::P384(key)))
+    }
+
+    fn new(spki: &[u8], point: Point) -> Self {
+        Self { spki: spki.to_vec(), sha256: Sha256Hash::of(spki), point }
+    }
+
+    /// SHA-256 of its `SubjectPublicKeyInfo`: what it is called.
+    #[must_use]
+    pub const fn sha256(&self) -> &Sha256Hash {
+        &self.sha256
+    }
+
+    /// What a bundle says to find it by.
+    pub(crate) fn hint(&self) -> String {
+        STANDARD.encode(self.sha256.as_bytes())
+    }
+
+    /// Its `SubjectPublicKeyInfo`.
+    pub(crate) fn to_der(&self) -> DerPublicKey {
+        DerPublicKey::new(self.spki.clone())
+    }
+
+    /// Whether it signed `message`: ECDSA with the hash of its curve's size, the signature in DER.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.point {
+            Point::P256(key) => p256::ecdsa::Signature::from_der(signature)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+            Point::P384(key) => p384::ecdsa::Signature::from_der(signature)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+        }
+    }
+}
+
+fn encode(error: &dyn fmt::Display) -> KeyError {
+    KeyError::Encode { problem: error.to_string() }
+}
+
+/// A key that signs.
+pub struct SigningKey {
+    public: PublicKey,
+    private: Private,
+}
+
+enum Private {
+    P256(p256::ecdsa::SigningKey),
+    P384(Box<dyn Signer>),
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+impl SigningKey {
+    /// Opens a key by what a person wrote: a path, or a URI that starts with `pkcs11:`.
+    ///
+    /// # Errors
+    /// When there is no such key, or its holder refuses.
+    pub fn open(text: &str, defaults: &TokenDefaults) -> Result<Self, KeyError> {
+        let path = Path::new(text);
+        if text.starts_with(SCHEME) || (text.contains(':') && !path.exists()) {
+            return Self::of_signer(keys::open(text, defaults)?);
+        }
+        let text = file::read(path)?;
+        let p256 = match text.find(SEC1) {
+            Some(at) => p256::SecretKey::from_sec1_pem(text[at..].trim_end()).ok(),
+            None => p256::SecretKey::from_pkcs8_pem(text.trim()).ok(),
+        };
+        if let Some(key) = p256 {
+            let private = p256::ecdsa::SigningKey::from(&key);
+            let public = PublicKey::of_p256(*private.verifying_key())?;
+            return Ok(Self { public, private: Private::P256(private) });
+        }
+        let key = file::parse(&text).and_then(|key| FileKey::new(&key));
+        let key = key.ok_or_else(|| KeyError::NoKey { path: path.to_owned() })?;
+        Self::of_signer(Box::new(key))
+    }
+
+    fn of_signer(signer: Box<dyn Signer>) -> Result<Self, KeyError> {
+        let point = signer.public_key().to_sec1();
+        let key =
+            p384::ecdsa::VerifyingKey::from_sec1_bytes(&point).map_err(|error| encode(&error))?;
+        Ok(Self { public: PublicKey::of_p384(key)?, private: Private::P384(signer) })
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub const fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Signs a payload: no certificate, no log, no clock, so the same bytes each time, but for
+    /// keys in tokens.
+    ///
+    /// # Errors
+    /// When the token refuses.
+    pub(super) fn sign(&self, payload: Vec<u8>) -> Result<Bundle, SignError> {
+        let unsigned = DsseSignature::new(SignatureBytes::new(Vec::new()), KeyId::default());
+        let mut envelope = DsseEnvelope::new(PAYLOAD_TYPE, PayloadBytes::new(payload), unsigned);
+        let message = envelope.pae();
+        let signature = match &self.private {
+            Private::P256(key) => {
+                let signature: p256::ecdsa::Signature = key.sign(&message);
+                signature.to_der().as_bytes().to_vec()
+            }
+            Private::P384(signer) => {
+                let raw = signer.sign(&Sha384Hash::of(&message)).map_err(SignError::Key)?.to_raw();
+                let signature = p384::ecdsa::Signature::from_slice(&raw)
+                    .map_err(|error| SignError::Key(error.into()))?;
+                signature.to_der().as_bytes().to_vec()
+            }
+        };
+        envelope.signature.sig = SignatureBytes::new(signature);
+        let hint = PublicKeyIdentifier::new(self.public.hint());
+        Ok(Bundle::new(
+            MediaType::Bundle0_3,
+            VerificationMaterial::new(VerificationMaterialContent::PublicKey(hint)),
+            SignatureContent::DsseEnvelope(envelope),
+        ))
+    }
+}
+
+/// A new key, as it was written.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The private key: PKCS#8, mode 0600.
+    pub private: PathBuf,
+    /// The public key: `SubjectPublicKeyInfo`.
+    pub public: PathBuf,
+    /// What it is called.
+    pub sha256: Sha256Hash,
+}
+
+/// Makes a key of P-256 in `path` and writes its public half beside it, with `.pub` behind the name.
+///
+/// # Errors
+/// When one of both is already there or cannot be written.
+pub fn generate(path: &Path) -> Result<Generated, KeyError> {
+    let key = p256::SecretKey::random(&mut OsRng);
+    let private = key.to_pkcs8_pem(LineEnding::LF).map_err(|error| encode(&error))?;
+    let public =
+        key.public_key().to_public_key_pem(LineEnding::LF).map_err(|error| encode(&error))?;
+    let sha256 = *PublicKey::from_pem(&public)?.sha256();
+    let public = file::write_pair(path, &private, &public)?;
+    Ok(Generated { private: path.to_owned(), public, sha256 })
+}
