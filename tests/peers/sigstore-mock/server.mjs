@@ -4,7 +4,7 @@
 // trusted_root.json into DIR, then prints its address; ends when standard input does.
 //
 //   node server.mjs MODULES DIR
-import { createHash, generateKeyPairSync, sign } from "node:crypto";
+import { X509Certificate, createHash, generateKeyPairSync, sign } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -65,13 +65,16 @@ function canonical(proposed) {
     if (proposed.kind !== "dsse") return proposed;
     const { envelope, verifiers } = proposed.spec.proposedContent;
     const { payload, signatures } = JSON.parse(envelope);
+    // Certificates are written as OpenSSL does, however they came.
+    const pem = new X509Certificate(Buffer.from(verifiers[0], "base64")).toString();
+    const verifier = Buffer.from(pem).toString("base64");
     return {
         apiVersion: "0.0.1",
         kind: "dsse",
         spec: {
             envelopeHash: { algorithm: "sha256", value: hash(envelope) },
             payloadHash: { algorithm: "sha256", value: hash(Buffer.from(payload, "base64")) },
-            signatures: signatures.map(({ sig }) => ({ signature: sig, verifier: verifiers[0] })),
+            signatures: signatures.map(({ sig }) => ({ signature: sig, verifier })),
         },
     };
 }
