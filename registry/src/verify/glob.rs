@@ -146,8 +146,8 @@ mod tests {
             let star = format!("{head}*{tail}");
             prop_assert!(matches(&star, &text));
             let slash = format!("{head}{middle}/{tail}");
-            let any = format!("{head}**{tail}");
-            prop_assert!(matches(&any, &slash));
+            let stars = format!("{head}**{tail}");
+            prop_assert!(matches(&stars, &slash));
             let changed = format!("{text}!");
             prop_assert!(!matches(&text, &changed));
         }
