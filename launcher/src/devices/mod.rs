@@ -248,9 +248,7 @@ impl Devices {
     pub fn offer(&self, mut inventory: Inventory) -> Result<GpuHost, DeviceError> {
         let taken = self.ledger.taken()?;
         for device in &mut inventory.devices {
-            let is_free = !taken.contains_key(&device.address)
-                && matches!(device.driver.as_deref(), None | Some("vfio-pci"));
-            if is_free && matches!(device.mode, Some(Err(_))) {
+            if may_wake(device) && !taken.contains_key(&device.address) {
                 *device = sysfs::woken(&self.sys, device.address).unwrap_or(device.clone());
             }
         }
@@ -269,9 +267,8 @@ impl Devices {
         Ok(found
             .map(|device| {
                 let entry = entries.remove(&device.address);
-                let asleep = matches!(device.mode, Some(Err(_)));
                 let held = entry.as_ref().is_some_and(|entry| entry.is_held(&self.sys.root));
-                let device = if asleep && !held {
+                let device = if may_wake(&device) && !held {
                     sysfs::woken(&self.sys, device.address).unwrap_or(device)
                 } else {
                     device
@@ -280,4 +277,10 @@ impl Devices {
             })
             .collect())
     }
+}
+
+/// Whether a device sleeps, so that its mode is unknown, and no driver of the host has it.
+fn may_wake(device: &Device) -> bool {
+    let is_asleep = matches!(device.mode, Some(Err(_)));
+    is_asleep && matches!(device.driver.as_deref(), None | Some(sysfs::VFIO))
 }

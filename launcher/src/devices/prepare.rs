@@ -3,7 +3,7 @@
 use crate::inventory::{Address, Device, GpuMode};
 
 use super::ledger::Hold;
-use super::{AdminTool, DeviceError, Devices, sysfs};
+use super::{AdminTool, DeviceError, Devices, Standing, sysfs};
 
 /// A device that is ready.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -61,13 +61,15 @@ impl Devices {
         let mut work = || {
             let mut prepared = Vec::new();
             for address in devices {
+                let failed = |error| (*address, error);
+                let before = self.bind(*address, &mut bound, tell).map_err(failed)?;
                 if hold.used.contains(address) {
                     tell(&format!("{address}: resetting, its last holder is gone"));
-                    sysfs::reset(&self.sys, *address).map_err(|error| (*address, error))?;
+                    sysfs::reset(&self.sys, *address).map_err(failed)?;
                     hold.used.retain(|used| used != address);
                 }
-                let one = self.prepare_one(*address, mode, tool, &mut bound, tell);
-                prepared.push(one.map_err(|error| (*address, error))?);
+                let one = self.set_mode(*address, mode, tool, before, tell);
+                prepared.push(one.map_err(failed)?);
             }
             Ok(prepared)
         };
@@ -84,18 +86,29 @@ impl Devices {
         }
     }
 
-    fn prepare_one(
+    /// Binds a device; whether it was not bound before.
+    fn bind(
         &self,
         address: Address,
-        mode: Option<GpuMode>,
-        tool: Option<&AdminTool>,
         bound: &mut Vec<sysfs::Before>,
         tell: &mut dyn FnMut(&str),
-    ) -> Result<Prepared, DeviceError> {
+    ) -> Result<bool, DeviceError> {
         tell(&format!("{address}: binding to {}", sysfs::VFIO));
         let before = sysfs::bind(&self.sys, address)?;
         let was_bound = !before.is_empty();
         bound.extend(before);
+        Ok(was_bound)
+    }
+
+    /// Sets the mode of a device that is bound, where it is in another one.
+    fn set_mode(
+        &self,
+        address: Address,
+        mode: Option<GpuMode>,
+        tool: Option<&AdminTool>,
+        was_bound: bool,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Prepared, DeviceError> {
         let mut device = sysfs::started(&self.sys, address)?;
         let wanted = mode.filter(|_| device.mode.is_some());
         // A switch has one mode beside off.
@@ -143,6 +156,7 @@ impl Devices {
     }
 
     /// Resets devices and gives them back to the host's drivers; those that were out of use too.
+    /// What a driver of the host has already, and nobody had since, is left alone.
     ///
     /// # Errors
     /// When a VM has one, or one cannot be reset: it is out of use then.
@@ -156,19 +170,33 @@ impl Devices {
         for address in devices {
             sysfs::functions(&self.sys, *address)?;
         }
+        let before = self.ledger.entries()?;
+        let is_clean = |address: &Address| {
+            before.get(address).is_none_or(|entry| entry.standing == Standing::Free)
+        };
         let hold = self.ledger.hold_broken(devices, "a release")?;
         let mut released = Vec::new();
         for (index, address) in devices.iter().enumerate() {
-            let done = self.release_one(*address, mode, tool, tell);
+            let driver = sysfs::driver(&self.sys, *address);
+            let is_the_hosts = driver.as_deref().is_some_and(|driver| driver != sysfs::VFIO);
+            let done = if is_clean(address) && is_the_hosts && mode.is_none() {
+                Ok(Released { address: *address, driver })
+            } else {
+                self.release_one(*address, mode, tool, tell)
+            };
             match done {
                 Ok(one) => {
                     self.ledger.free(*address)?;
                     released.push(one);
                 }
                 Err(error) => {
-                    for address in &hold.devices[index..] {
-                        let reason = casemate_measurements::causes::in_one_line(&error);
-                        self.ledger.quarantine(*address, &reason)?;
+                    let reason = casemate_measurements::causes::in_one_line(&error);
+                    for (after, address) in hold.devices[index..].iter().enumerate() {
+                        if (after == 0 && error.is_the_device()) || !is_clean(address) {
+                            self.ledger.quarantine(*address, &reason)?;
+                        } else {
+                            self.ledger.free(*address)?;
+                        }
                     }
                     return Err(error);
                 }
@@ -185,9 +213,12 @@ impl Devices {
         tell: &mut dyn FnMut(&str),
     ) -> Result<Released, DeviceError> {
         tell(&format!("{address}: resetting"));
+        // Whoever has it lets go first: a driver does not expect its device to be reset.
+        sysfs::unbind_slot(&self.sys, address)?;
         sysfs::reset(&self.sys, address)?;
         if mode.is_some() {
-            self.prepare_one(address, mode, tool, &mut Vec::new(), tell)?;
+            let was_bound = self.bind(address, &mut Vec::new(), tell)?;
+            self.set_mode(address, mode, tool, was_bound, tell)?;
         }
         tell(&format!("{address}: giving it back to the host"));
         sysfs::release(&self.sys, address)?;

@@ -147,6 +147,11 @@ fn bind_one(sys: &Sys, address: Address) -> Result<(), DeviceError> {
     })
 }
 
+/// Takes every function of a device's slot from the driver that has it.
+pub(super) fn unbind_slot(sys: &Sys, address: Address) -> Result<(), DeviceError> {
+    functions(sys, address)?.into_iter().try_for_each(|function| unbind(sys, function))
+}
+
 fn unbind(sys: &Sys, address: Address) -> Result<(), DeviceError> {
     let Some(name) = driver(sys, address) else { return Ok(()) };
     order(dir(sys, address).join("driver/unbind"), &address.to_string(), sys.limit(BINDING))?;

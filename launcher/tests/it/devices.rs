@@ -87,6 +87,11 @@ fn every_function_is_bound_and_given_back() {
     assert_eq!(released[0].driver.as_deref(), Some("nvidia"));
     assert_eq!(host.driver("0000:10:00.1").as_deref(), Some("snd_hda_intel"));
     assert_eq!(host.resets(), [gpu(0)]);
+    // What the host works with is not reset under its feet.
+    let all = [address(&gpu(0)), address(&gpu(1))];
+    let released = host.devices().release(&all, None, None, &mut |_| {}).unwrap();
+    assert!(released.iter().all(|one| one.driver.as_deref() == Some("nvidia")), "{released:?}");
+    assert_eq!(host.resets(), [gpu(0)]);
 }
 
 #[test]

@@ -9,10 +9,10 @@ use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_launcher::devices::Devices;
 use casemate_launcher::inventory::{Address, Inventory};
@@ -38,6 +38,7 @@ pub(crate) struct FakeHost {
     dir: tempfile::TempDir,
     resets: Arc<Mutex<Vec<String>>>,
     faults: Arc<Mutex<Faults>>,
+    settled: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     kernel: Option<JoinHandle<()>>,
 }
@@ -91,23 +92,25 @@ impl FakeHost {
         }
         let sound = device(root, "0000:10:00.1", 0x22bb, "0x040300", 0, Some("snd_hda_intel"));
         pipes.push(sound.join("reset"));
+        pipes.push(root.join("settle"));
         for path in &pipes {
             fifo(path);
         }
         let pipes = pipes.into_iter().map(|path| (hear(&path), path)).collect();
-        let (resets, faults) = (Arc::default(), Arc::default());
+        let (resets, faults, settled) = (Arc::default(), Arc::default(), Arc::default());
         let stop = Arc::new(AtomicBool::new(false));
         let kernel = Kernel {
             root: root.to_owned(),
             native: driver.map(str::to_owned),
             resets: Arc::clone(&resets),
             faults: Arc::clone(&faults),
+            settled: Arc::clone(&settled),
         };
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
             move || kernel.run(pipes, &stop)
         });
-        Self { dir, resets, faults, stop, kernel: Some(thread) }
+        Self { dir, resets, faults, settled, stop, kernel: Some(thread) }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -128,13 +131,29 @@ impl FakeHost {
         *self.faults.lock().unwrap() = faults;
     }
 
+    /// Waits until every order that was given is carried out. The second round starts after the
+    /// first was answered, so the thread has looked at every pipe meanwhile.
+    fn settle(&self) {
+        for _ in 0..2 {
+            let before = self.settled.load(Ordering::SeqCst);
+            fs::write(self.root().join("settle"), "now\n").unwrap();
+            let until = Instant::now() + Duration::from_mins(1);
+            while self.settled.load(Ordering::SeqCst) == before {
+                assert!(Instant::now() < until, "the kernel's thread has ended");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
     /// Which devices were reset, in order.
     pub(crate) fn resets(&self) -> Vec<String> {
+        self.settle();
         self.resets.lock().unwrap().clone()
     }
 
     /// The driver that has a device.
     pub(crate) fn driver(&self, address: &str) -> Option<String> {
+        self.settle();
         let link = fs::read_link(folder(self.root(), address).join("driver")).ok()?;
         Some(link.file_name().unwrap().to_str().unwrap().to_owned())
     }
@@ -229,6 +248,7 @@ struct Kernel {
     native: Option<String>,
     resets: Arc<Mutex<Vec<String>>>,
     faults: Arc<Mutex<Faults>>,
+    settled: Arc<AtomicU64>,
 }
 
 impl Kernel {
@@ -252,6 +272,7 @@ impl Kernel {
     fn order(&self, path: &Path, line: &str) {
         let faults = *self.faults.lock().unwrap();
         match path.file_name().and_then(|name| name.to_str()).unwrap() {
+            "settle" => _ = self.settled.fetch_add(1, Ordering::SeqCst),
             "unbind" => self.unbind(line),
             "drivers_probe" => self.probe(line, faults),
             "reset" => {
