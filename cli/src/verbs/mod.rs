@@ -1,5 +1,6 @@
 //! A module per verb; each calls a library and prints what it answers.
 
+mod daemon;
 mod explain;
 mod host;
 mod id_block;
@@ -8,6 +9,7 @@ mod judge;
 mod measure;
 mod policy;
 mod run;
+mod serve;
 mod shell;
 mod verdict;
 mod watch;
@@ -30,8 +32,14 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Host(HostVerb::Doctor(args)) => host::doctor(&args),
         Verb::Host(HostVerb::Inventory(args)) => host::inventory(&args),
         Verb::Run(args) => run::run(&args),
-        Verb::Ps(args) => run::ps(args),
+        Verb::Ps(args) => run::ps(&args),
+        Verb::Status(args) => daemon::status(&args),
         Verb::Stop(args) => run::stop(&args),
+        Verb::Start(args) => daemon::start(&args, &mut run::tell),
+        Verb::Forget(args) => daemon::forget(&args),
+        Verb::Events(args) => daemon::events(&args),
+        Verb::Serve(args) => serve::serve(&args),
+        Verb::Publish(args) => serve::publish(&args),
         Verb::Supervise { dir } => run::supervise(&dir),
         Verb::SimulatedRoot(args) => run::simulated_root(args),
         Verb::Verify(args) => judge::verify(&args),

@@ -1,4 +1,4 @@
-//! `run`, `ps`, `stop`: VMs on this host.
+//! `run`, `ps`, `stop`: VMs on this host, through the daemon where one serves.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use casemate_launcher::machine::Memory;
 use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, SSH_PORT};
 use casemate_launcher::progress::{Event, Progress};
 use casemate_launcher::release::Release;
+use casemate_launcher::serve::client::Client;
+use casemate_launcher::serve::restart::{Restart, When};
 use casemate_launcher::state::{Phase, StateRoot, VmName, VmState};
 use casemate_launcher::{Listed, SupervisorCommand};
 use casemate_measurements::evidence;
@@ -20,15 +22,23 @@ use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 use serde::Serialize;
 
-use crate::args::{Accel, Format, OutputArgs, RunArgs, StopArgs};
+use super::daemon;
+use crate::args::{Accel, Format, OutputArgs, PsArgs, RestartWhen, RunArgs, StatusArgs, StopArgs};
 use crate::outcome::{HintExt as _, Outcome};
 use crate::printer::{self, Tone};
 
 /// Boots a release, or prints how it would be booted.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let release = Release::open(&args.release)?;
-    let state = StateRoot::from_environment()?;
-    let request = request(args, &release, &state)?;
+    let client = daemon::find(&args.daemon)?;
+    let host_view = client.as_ref().map(Client::host).transpose()?;
+    let state = match &host_view {
+        Some(view) => StateRoot::of_daemon(Path::new(&view.state_root)),
+        None => StateRoot::from_environment()?,
+    };
+    let known = client.as_ref().map(Client::list).transpose()?.unwrap_or_default();
+    let known: Vec<VmName> = known.into_iter().map(|view| view.name).collect();
+    let request = request(args, &release, &state, known)?;
     let host = HostFacts::probe(Path::new("/"), &state, None)?;
     let paths = state.vm(&request.name)?;
     let plan = LaunchPlan::new(&release, &request, &host, &paths)?;
@@ -39,10 +49,15 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         }
         return Ok(Outcome::Done);
     }
-    let supervisor =
-        SupervisorCommand::this_program().context("cannot tell which program this is")?;
-    let vm = casemate_launcher::start(&plan, &supervisor, &mut tell)?;
-    let report = Report::new(&vm.state, release.dir());
+    let state = match client {
+        Some(client) => daemon::run(&client, &plan, release.dir(), restart(args), &mut tell)?,
+        None => {
+            let supervisor =
+                SupervisorCommand::this_program().context("cannot tell which program this is")?;
+            casemate_launcher::start(&plan, &supervisor, &mut tell)?.state
+        }
+    };
+    let report = Report::new(&state, release.dir());
     match args.output.format {
         Format::Json => printer::json(&report)?,
         Format::Table => printer::line(&report.text()),
@@ -50,11 +65,26 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// What becomes of the VM when it ends.
+fn restart(args: &RunArgs) -> Restart {
+    let when = match args.restart {
+        RestartWhen::Never => When::Never,
+        RestartWhen::OnFailure => When::OnFailure,
+        RestartWhen::Always => When::Always,
+    };
+    Restart { when, limit: args.restart_limit, ..Restart::default() }
+}
+
 /// What was typed, as the launcher's words.
-fn request(args: &RunArgs, release: &Release, state: &StateRoot) -> anyhow::Result<LaunchRequest> {
+fn request(
+    args: &RunArgs,
+    release: &Release,
+    state: &StateRoot,
+    known: Vec<VmName>,
+) -> anyhow::Result<LaunchRequest> {
     let name = match &args.name {
         Some(name) => name.parse()?,
-        None => free_name(&release.manifest().release.name, state)?,
+        None => free_name(&release.manifest().release.name, state, known)?,
     };
     let ssh_keys = public_keys(&args.ssh_key)?;
     let (ssh_port, evidence_port) = ports(args)?;
@@ -92,14 +122,14 @@ pub(crate) fn public_keys(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
 }
 
 /// The release's name, with the first number behind it that no VM has.
-fn free_name(release: &str, state: &StateRoot) -> anyhow::Result<VmName> {
+fn free_name(release: &str, state: &StateRoot, known: Vec<VmName>) -> anyhow::Result<VmName> {
     let base: String = release
         .to_ascii_lowercase()
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .take(48)
         .collect();
-    let taken = state.names()?;
+    let taken = if known.is_empty() { state.names()? } else { known };
     let mut name: VmName = base.trim_matches('-').parse()?;
     let mut number = 1_u32;
     while taken.contains(&name) {
@@ -127,7 +157,7 @@ fn ports(args: &RunArgs) -> anyhow::Result<(u16, u16)> {
 }
 
 /// Says how the boot goes.
-fn tell(progress: &Progress) {
+pub(super) fn tell(progress: &Progress) {
     let seconds = Duration::from_millis(progress.at_ms).as_secs_f64();
     let text = match &progress.event {
         Event::MakingSimulatedRoot => "making the SIMULATED root of this user, once".to_owned(),
@@ -214,14 +244,45 @@ fn address(state: &VmState) -> String {
     }
 }
 
-/// Lists this user's VMs.
-pub(crate) fn ps(output: OutputArgs) -> anyhow::Result<Outcome> {
+/// Lists the daemon's VMs, or this user's.
+pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<Outcome> {
+    let headings = ["NAME", "STATE", "RELEASE", "PLATFORM", "EVIDENCE", "SSH PORT>"];
+    if let Some(client) = daemon::find(&args.daemon)? {
+        let views = client.list()?;
+        match args.output.format {
+            Format::Json => printer::json(&views)?,
+            Format::Table => {
+                printer::line(&printer::table(&headings, views.iter().map(daemon::row)));
+            }
+        }
+        return Ok(Outcome::Done);
+    }
     let listed = casemate_launcher::list(&StateRoot::from_environment()?)?;
-    match output.format {
+    match args.output.format {
         Format::Json => printer::json(&listed)?,
+        Format::Table => printer::line(&printer::table(&headings, listed.iter().map(row))),
+    }
+    Ok(Outcome::Done)
+}
+
+/// What a VM's own directory says of it, without the daemon.
+pub(super) fn status_alone(name: &VmName, args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let listed = casemate_launcher::list(&StateRoot::from_environment()?)?;
+    let found = listed.into_iter().find(|vm| vm.name == *name);
+    let vm = found
+        .with_context(|| format!("no VM named {name} runs"))
+        .hint("`casemate ps` lists the VMs of this user")?;
+    match args.output.format {
+        Format::Json => printer::json(&vm)?,
         Format::Table => {
-            let headings = ["NAME", "STATE", "RELEASE", "PLATFORM", "EVIDENCE", "SSH PORT>"];
-            printer::line(&printer::table(&headings, listed.iter().map(row)));
+            let keys = ["name", "state", "release", "platform", "evidence", "ssh port"];
+            let rows = keys.iter().zip(row(&vm)).map(|(key, value)| format!("{key:<12} {value}"));
+            let mut lines: Vec<String> = rows.collect();
+            if let Some(state) = &vm.state {
+                lines.push(format!("{:<12} {}", "measurement", state.digest));
+                lines.push(format!("{:<12} {}", "host data", state.host_data));
+            }
+            printer::line(&lines.join("\n"));
         }
     }
     Ok(Outcome::Done)
@@ -252,8 +313,12 @@ fn row(vm: &Listed) -> Vec<String> {
 /// Stops a VM.
 pub(crate) fn stop(args: &StopArgs) -> anyhow::Result<Outcome> {
     let name: VmName = args.name.parse()?;
+    let timeout = Duration::from_secs(args.timeout);
+    if let Some(client) = daemon::find(&args.daemon)? {
+        return daemon::stop(&client, &name, timeout);
+    }
     let state = StateRoot::from_environment()?;
-    let how = casemate_launcher::stop(&state, &name, Duration::from_secs(args.timeout))
+    let how = casemate_launcher::stop(&state, &name, timeout)
         .hint("`casemate ps` lists the VMs of this user")?;
     printer::say(&format!("{name}: {how}"));
     Ok(Outcome::Done)
