@@ -8,6 +8,7 @@ mod measure;
 mod policy;
 mod release;
 mod run;
+mod serve;
 mod verdict;
 mod watch;
 
@@ -33,7 +34,11 @@ pub(crate) use release::{
     ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs,
     SignerArgs,
 };
-pub(crate) use run::{Accel, Mebibytes, RunArgs, StopArgs};
+pub(crate) use run::{Accel, Mebibytes, RestartWhen, RunArgs, StopArgs};
+pub(crate) use serve::{
+    Daemon, DaemonArgs, EventsArgs, NamedArgs, PsArgs, PublishArgs, PublishFormat, ServeArgs,
+    StatusArgs, UnitFile,
+};
 pub(crate) use verdict::{SignVerdictArgs, VerdictVerb, VerdictVerifyArgs};
 pub(crate) use watch::WatchArgs;
 
@@ -68,10 +73,22 @@ pub(crate) enum Verb {
     Host(HostVerb),
     /// Boot a release as a VM and wait until it serves evidence
     Run(RunArgs),
-    /// List the VMs of this user
-    Ps(OutputArgs),
+    /// List the VMs of this user, or of the daemon
+    Ps(PsArgs),
+    /// Say all there is to know of a VM
+    Status(StatusArgs),
     /// Stop a VM
     Stop(StopArgs),
+    /// Start a VM again that the daemon knows, whatever became of it
+    Start(NamedArgs),
+    /// Have the daemon forget a VM that does not run
+    Forget(NamedArgs),
+    /// Say what happened to the daemon's VMs
+    Events(EventsArgs),
+    /// Keep VMs running, and publish what they must measure
+    Serve(Box<ServeArgs>),
+    /// Print the launch digests of a release as a miner publishes them
+    Publish(PublishArgs),
     /// Ask a VM for evidence and judge it: exit 0 accepted, 2 not genuine, 3 not acceptable
     Verify(Box<VerifyArgs>),
     /// Verify a VM with a fresh nonce, then open an SSH session pinned to the attested host key

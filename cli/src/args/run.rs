@@ -6,7 +6,7 @@ use casemate_launcher::inventory::Address;
 use casemate_measurements::platform::Platform;
 use clap::{Args, ValueEnum};
 
-use super::{OutputArgs, platform};
+use super::{DaemonArgs, OutputArgs, platform};
 
 /// `casemate run`
 #[derive(Debug, Args)]
@@ -58,8 +58,27 @@ pub(crate) struct RunArgs {
     /// Print the plan, the digest and QEMU's exact arguments, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
+    /// When the daemon starts the VM again [default: on-failure]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) restart: Option<RestartWhen>,
+    /// Ends in a row after which the daemon leaves the VM alone [default: 5]
+    #[arg(long, value_name = "N")]
+    pub(crate) restart_limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// When a VM is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RestartWhen {
+    /// Never.
+    Never,
+    /// When it failed, or the host booted.
+    OnFailure,
+    /// Whenever it ended and nobody asked for it.
+    Always,
 }
 
 /// Which accelerator QEMU uses.
@@ -81,6 +100,8 @@ pub(crate) struct StopArgs {
     /// Seconds to wait for the guest before QEMU is ended
     #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
 }
 
 /// An amount of memory in MiB.

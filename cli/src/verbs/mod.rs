@@ -1,5 +1,6 @@
 //! A module per verb; each calls a library and prints what it answers.
 
+mod daemon;
 mod devices;
 mod explain;
 mod host;
@@ -11,6 +12,7 @@ mod policy;
 mod rebuild;
 mod release;
 mod run;
+mod serve;
 mod shell;
 mod verdict;
 mod watch;
@@ -38,8 +40,14 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Host(HostVerb::Prepare(args)) => devices::prepare(&args),
         Verb::Host(HostVerb::Release(args)) => devices::release(&args),
         Verb::Run(args) => run::run(&args),
-        Verb::Ps(args) => run::ps(args),
+        Verb::Ps(args) => run::ps(&args),
+        Verb::Status(args) => daemon::status(&args),
         Verb::Stop(args) => run::stop(&args),
+        Verb::Start(args) => daemon::start(&args, &mut run::tell),
+        Verb::Forget(args) => daemon::forget(&args),
+        Verb::Events(args) => daemon::events(&args),
+        Verb::Serve(args) => serve::serve(&args),
+        Verb::Publish(args) => serve::publish(&args),
         Verb::Supervise { dir } => run::supervise(&dir),
         Verb::SimulatedRoot(args) => run::simulated_root(args),
         Verb::Verify(args) => judge::verify(&args),

@@ -1,4 +1,4 @@
-//! `run`, `ps`, `stop`: VMs on this host.
+//! `run`, `ps`, `stop`: VMs on this host, through the daemon where one serves.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use casemate_launcher::machine::Memory;
 use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, PlanError, SSH_PORT};
 use casemate_launcher::progress::{Event, Progress};
 use casemate_launcher::release::Release;
+use casemate_launcher::serve::client::Client;
+use casemate_launcher::serve::restart::{Restart, When};
 use casemate_launcher::state::{Phase, StateRoot, VmName, VmState};
 use casemate_launcher::topology::{GpuChoice, GpuRequest};
 use casemate_launcher::{Listed, StartError, SupervisorCommand};
@@ -22,7 +24,10 @@ use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 use serde::Serialize;
 
-use crate::args::{Accel, Format, Mebibytes, OutputArgs, RunArgs, StopArgs};
+use super::daemon;
+use crate::args::{
+    Accel, Format, Mebibytes, OutputArgs, PsArgs, RestartWhen, RunArgs, StatusArgs, StopArgs,
+};
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 use crate::verbs::release as signed;
@@ -36,8 +41,17 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     {
         return Ok(Outcome::Refused(signed::NOT_TRUSTED));
     }
-    let state = StateRoot::from_environment()?;
-    let request = request(args, &release, &state)?;
+    let client = daemon::find(&args.daemon)?;
+    let host_view = client.as_ref().map(Client::host).transpose()?;
+    let state = match &host_view {
+        Some(view) => StateRoot::of_daemon(Path::new(&view.state_root)),
+        None => StateRoot::from_environment()?,
+    };
+    let known = client.as_ref().map(Client::list).transpose()?.unwrap_or_default();
+    let known: Vec<VmName> = known.into_iter().map(|view| view.name).collect();
+    let file = args.config.as_deref().map(LaunchFile::read).transpose()?.unwrap_or_default();
+    let restart = restart(args, file.restart);
+    let request = request(args, file, &release, &state, known)?;
     let mut host = HostFacts::probe(Path::new("/"), &state, None)?;
     if request.gpus.is_some() {
         host.gpus = Some(Box::new(super::devices::offer(&host)?));
@@ -51,17 +65,16 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         }
         return Ok(Outcome::Done);
     }
-    let supervisor =
-        SupervisorCommand::this_program().context("cannot tell which program this is")?;
-    let vm =
-        casemate_launcher::start(&plan, &supervisor, &mut tell).map_err(|error| match &error {
-            StartError::Failed { hint: Some(hint), .. } => {
-                let hint = hint.clone();
-                Hinted::new(error, hint).into()
-            }
-            _ => anyhow::Error::from(error),
-        })?;
-    let report = Report::new(&vm.state, release.dir());
+    let state = match client {
+        Some(client) => daemon::run(&client, &plan, release.dir(), restart, &mut tell)?,
+        None => {
+            let supervisor =
+                SupervisorCommand::this_program().context("cannot tell which program this is")?;
+            let started = casemate_launcher::start(&plan, &supervisor, &mut tell);
+            started.map_err(with_hint)?.state
+        }
+    };
+    let report = Report::new(&state, release.dir());
     match args.output.format {
         Format::Json => printer::json(&report)?,
         Format::Table => printer::line(&report.text()),
@@ -77,13 +90,41 @@ fn hinted(error: PlanError) -> anyhow::Error {
     }
 }
 
+/// A failed start with what the supervisor said would help.
+fn with_hint(error: StartError) -> anyhow::Error {
+    match &error {
+        StartError::Failed { hint: Some(hint), .. } => {
+            let hint = hint.clone();
+            Hinted::new(error, hint).into()
+        }
+        _ => error.into(),
+    }
+}
+
+/// What becomes of the VM when it ends: what was typed, else what the file says.
+fn restart(args: &RunArgs, file: Option<Restart>) -> Restart {
+    let usual = file.unwrap_or_default();
+    let when = match args.restart {
+        Some(RestartWhen::Never) => When::Never,
+        Some(RestartWhen::OnFailure) => When::OnFailure,
+        Some(RestartWhen::Always) => When::Always,
+        None => usual.when,
+    };
+    Restart { when, limit: args.restart_limit.unwrap_or(usual.limit), ..usual }
+}
+
 /// What was typed, else what the file says, else what is usual, as the launcher's words.
-fn request(args: &RunArgs, release: &Release, state: &StateRoot) -> anyhow::Result<LaunchRequest> {
-    let file = args.config.as_deref().map(LaunchFile::read).transpose()?.unwrap_or_default();
+fn request(
+    args: &RunArgs,
+    file: LaunchFile,
+    release: &Release,
+    state: &StateRoot,
+    known: Vec<VmName>,
+) -> anyhow::Result<LaunchRequest> {
     let name = match (&args.name, file.name) {
         (Some(name), _) => name.parse()?,
         (None, Some(name)) => name,
-        (None, None) => free_name(&release.manifest().release.name, state)?,
+        (None, None) => free_name(&release.manifest().release.name, state, known)?,
     };
     let ssh_keys = if args.ssh_key.is_empty() {
         [file.ssh_keys, public_keys(&file.ssh_key_files)?].concat()
@@ -150,14 +191,14 @@ pub(crate) fn public_keys(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
 }
 
 /// The release's name, with the first number behind it that no VM has.
-fn free_name(release: &str, state: &StateRoot) -> anyhow::Result<VmName> {
+fn free_name(release: &str, state: &StateRoot, known: Vec<VmName>) -> anyhow::Result<VmName> {
     let base: String = release
         .to_ascii_lowercase()
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .take(48)
         .collect();
-    let taken = state.names()?;
+    let taken = if known.is_empty() { state.names()? } else { known };
     let mut name: VmName = base.trim_matches('-').parse()?;
     let mut number = 1_u32;
     while taken.contains(&name) {
@@ -185,7 +226,7 @@ fn ports((ssh, evidence): (Option<u16>, Option<u16>)) -> anyhow::Result<(u16, u1
 }
 
 /// Says how the boot goes.
-fn tell(progress: &Progress) {
+pub(super) fn tell(progress: &Progress) {
     let seconds = Duration::from_millis(progress.at_ms).as_secs_f64();
     let text = match &progress.event {
         Event::MakingSimulatedRoot => "making the SIMULATED root of this user, once".to_owned(),
@@ -278,14 +319,45 @@ fn address(state: &VmState) -> String {
     }
 }
 
-/// Lists this user's VMs.
-pub(crate) fn ps(output: OutputArgs) -> anyhow::Result<Outcome> {
+/// Lists the daemon's VMs, or this user's.
+pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<Outcome> {
+    let headings = ["NAME", "STATE", "RELEASE", "PLATFORM", "EVIDENCE", "SSH PORT>"];
+    if let Some(client) = daemon::find(&args.daemon)? {
+        let views = client.list()?;
+        match args.output.format {
+            Format::Json => printer::json(&views)?,
+            Format::Table => {
+                printer::line(&printer::table(&headings, views.iter().map(daemon::row)));
+            }
+        }
+        return Ok(Outcome::Done);
+    }
     let listed = casemate_launcher::list(&StateRoot::from_environment()?)?;
-    match output.format {
+    match args.output.format {
         Format::Json => printer::json(&listed)?,
+        Format::Table => printer::line(&printer::table(&headings, listed.iter().map(row))),
+    }
+    Ok(Outcome::Done)
+}
+
+/// What a VM's own directory says of it, without the daemon.
+pub(super) fn status_alone(name: &VmName, args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let listed = casemate_launcher::list(&StateRoot::from_environment()?)?;
+    let found = listed.into_iter().find(|vm| vm.name == *name);
+    let vm = found
+        .with_context(|| format!("no VM named {name} runs"))
+        .hint("`casemate ps` lists the VMs of this user")?;
+    match args.output.format {
+        Format::Json => printer::json(&vm)?,
         Format::Table => {
-            let headings = ["NAME", "STATE", "RELEASE", "PLATFORM", "EVIDENCE", "SSH PORT>"];
-            printer::line(&printer::table(&headings, listed.iter().map(row)));
+            let keys = ["name", "state", "release", "platform", "evidence", "ssh port"];
+            let rows = keys.iter().zip(row(&vm)).map(|(key, value)| format!("{key:<12} {value}"));
+            let mut lines: Vec<String> = rows.collect();
+            if let Some(state) = &vm.state {
+                lines.push(format!("{:<12} {}", "measurement", state.digest));
+                lines.push(format!("{:<12} {}", "host data", state.host_data));
+            }
+            printer::line(&lines.join("\n"));
         }
     }
     Ok(Outcome::Done)
@@ -316,8 +388,12 @@ fn row(vm: &Listed) -> Vec<String> {
 /// Stops a VM.
 pub(crate) fn stop(args: &StopArgs) -> anyhow::Result<Outcome> {
     let name: VmName = args.name.parse()?;
+    let timeout = Duration::from_secs(args.timeout);
+    if let Some(client) = daemon::find(&args.daemon)? {
+        return daemon::stop(&client, &name, timeout);
+    }
     let state = StateRoot::from_environment()?;
-    let how = casemate_launcher::stop(&state, &name, Duration::from_secs(args.timeout))
+    let how = casemate_launcher::stop(&state, &name, timeout)
         .hint("`casemate ps` lists the VMs of this user")?;
     printer::say(&format!("{name}: {how}"));
     Ok(Outcome::Done)

@@ -10,6 +10,8 @@ use casemate_measurements::manifest::{self, Manifest};
 
 /// How names of Sigstore bundles end.
 const BUNDLE: &str = ".sigstore.json";
+/// How names of its files end.
+const JSON: &str = ".json";
 /// The folder whose files sign the release.
 const BUNDLES: &str = "bundles";
 /// Most bytes of a file beside the manifest.
@@ -89,7 +91,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
         names.filter(|name| is_plain(name) && keep(name)).collect()
     };
     let mut all = files(dir, &|name| name == manifest::FILE_NAME || name.ends_with(BUNDLE));
-    let bundles = files(&dir.join(BUNDLES), &|name| name.ends_with(".json"));
+    let bundles = files(&dir.join(BUNDLES), &|name| name.ends_with(JSON));
     all.extend(bundles.into_iter().map(|name| format!("{BUNDLES}/{name}")));
     all.sort();
     all.truncate(MAX_FILES);

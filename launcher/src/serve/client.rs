@@ -140,10 +140,10 @@ impl Client {
     ) -> Result<Vec<Event>, ClientError> {
         let mut target = format!("/v1/events?wait={wait_seconds}");
         if let Some(after) = after {
-            target.push_str(&format!("&after={after}"));
+            target = format!("{target}&after={after}");
         }
         if let Some(name) = name {
-            target.push_str(&format!("&name={name}"));
+            target = format!("{target}&name={name}");
         }
         self.ask(Method::GET, &target, None)
     }

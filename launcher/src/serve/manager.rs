@@ -199,9 +199,11 @@ impl Manager {
             self.begin_stop(name, STOP_TIMEOUT);
         } else if rebooted && !alive {
             let now = now_ms();
-            self.change(name, |vm| match wanted && again {
-                true => vec![vm.accept(now)],
-                false => vec![vm.stopped("the host went down", now)],
+            self.change(name, |vm| {
+                if wanted && again {
+                    return vec![vm.accept(now)];
+                }
+                vec![vm.stopped("the host went down", now)]
             });
             self.begin_start(name);
         } else if !alive && doing == Doing::Starting && !self.has_state(name) {

@@ -138,7 +138,7 @@ impl Manager {
                 continue;
             }
             if self.vms.get(&name).is_some_and(|entry| !entry.is_idle()) {
-                self.note_once(&name, sha256, "its file says something else: stop the VM first");
+                self.note_once(&name, &sha256, "its file says something else: stop the VM first");
                 continue;
             }
             if let Some(wanted) = &mut self.wanted {
@@ -155,14 +155,13 @@ impl Manager {
     }
 
     /// Says what is wrong with a file, once for each of its contents.
-    fn note_once(&mut self, name: &VmName, sha256: String, text: &str) {
-        let key: VmName = name.clone();
+    fn note_once(&mut self, name: &VmName, sha256: &str, text: &str) {
         let Some(wanted) = &mut self.wanted else { return };
         let said = format!("live {sha256}");
-        if wanted.seen.get(&key) == Some(&said) {
+        if wanted.seen.get(name) == Some(&said) {
             return;
         }
-        wanted.seen.insert(key, said);
+        wanted.seen.insert(name.clone(), said);
         self.note(Some(name), &NewEvent::new(EventKind::Refused, text));
     }
 

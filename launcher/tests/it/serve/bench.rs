@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_launcher::confine::Confinement;
+use casemate_launcher::host::Qemu;
 use casemate_launcher::plan::{LaunchPlan, LaunchRequest};
 use casemate_launcher::release::Release;
 use casemate_launcher::serve::client::{Client, ClientError};
@@ -90,7 +91,10 @@ fn daemon() {
         wanted: Some(dir.join("wanted")).filter(|path| path.exists()),
         publish: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         public_host: "miner.example".to_owned(),
-        confinement: Confinement::default(),
+        confinement: Confinement {
+            user: std::env::var("CASEMATE_TEST_QEMU_USER").ok(),
+            cgroup: std::env::var_os("CASEMATE_TEST_CGROUP").map(PathBuf::from),
+        },
         supervisor,
         devices: Arc::new(Log(dir.clone())),
     };
@@ -122,6 +126,7 @@ pub(crate) struct Bench {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
     environment: Vec<(&'static str, String)>,
+    qemu: Qemu,
 }
 
 impl Bench {
@@ -132,7 +137,26 @@ impl Bench {
         let mut contents = Contents::unbootable(Platform::Simulated);
         contents.cmdline = format!("console=ttynull {words}").trim().to_owned();
         contents.write(&dir.path().join("release"));
-        Self { dir, daemon: None, environment: Vec::new() }
+        let qemu = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/serve/fake-qemu");
+        let qemu = Qemu { path: qemu.into(), ..plain_host().qemu };
+        Self { dir, daemon: None, environment: Vec::new(), qemu }
+    }
+
+    /// With a real QEMU, and firmware that halts the processor for good.
+    pub(crate) fn with_qemu(mut self, qemu: Qemu) -> Self {
+        let mut contents = Contents::unbootable(Platform::Simulated);
+        let mut firmware = vec![0xff; 0x1_0000 - contents.firmware.len()];
+        firmware.extend_from_slice(&contents.firmware);
+        // The reset vector: hlt; jmp to it.
+        let reset = firmware.len() - 16;
+        firmware[reset..reset + 3].copy_from_slice(&[0xf4, 0xeb, 0xfd]);
+        contents.firmware = firmware;
+        // A boot protocol that knows initrds, and how high one may lie.
+        contents.kernel[0x206..0x208].copy_from_slice(&[0x0c, 0x02]);
+        contents.kernel[0x22c..0x230].copy_from_slice(&0x37ff_ffff_u32.to_le_bytes());
+        contents.write(&self.path("release"));
+        self.qemu = qemu;
+        self
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -194,7 +218,7 @@ impl Bench {
         let release = Release::open(&self.path("release")).unwrap();
         let root = StateRoot::of_daemon(&self.path("s"));
         let mut host = plain_host();
-        host.qemu.path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/serve/fake-qemu").into();
+        host.qemu = self.qemu.clone();
         let mut asked = request(Platform::Simulated, name);
         asked.accel = casemate_launcher::plan::AccelChoice::Tcg;
         let asked = LaunchRequest { ssh_port: 2222, evidence_port: 8443, ..asked };

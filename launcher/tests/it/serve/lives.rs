@@ -33,10 +33,9 @@ fn a_vm_is_run_seen_stopped_and_forgotten() {
     let stopped = bench.until("vm-1", Doing::Stopped);
     assert_eq!(stopped.reason.as_deref(), Some("stopped: QEMU quit"));
     assert!(!qemu(&view).is_alive());
-    use EventKind as Kind;
-    let mut expected = vec![Kind::Accepted, Kind::QemuStarted];
-    expected.extend([Kind::Stage; 10]);
-    expected.extend([Kind::Running, Kind::Stopping, Kind::Stopped]);
+    let mut expected = vec![EventKind::Accepted, EventKind::QemuStarted];
+    expected.extend([EventKind::Stage; 10]);
+    expected.extend([EventKind::Running, EventKind::Stopping, EventKind::Stopped]);
     assert_eq!(bench.kinds("vm-1"), expected);
     assert_eq!(bench.events("vm-1")[2].stage, Some(1));
     wait_for("its devices", || (bench.device_log("vm-1") == ["prepare", "release"]).then_some(()));
@@ -341,4 +340,51 @@ fn files_say_which_vms_are_wanted() {
     });
     fs::remove_file(wanted.join("good.toml")).unwrap();
     bench.until("good", Doing::Stopped);
+}
+
+#[test]
+fn after_the_host_booted_what_is_wanted_comes_back() {
+    let (mut bench, _) = Bench::started("");
+    let views = [bench.run("again", at_once(9)), bench.run("never", once())];
+    bench.kill_daemon();
+    for view in &views {
+        kill(view.state.as_ref().unwrap().supervisor.pid, "-9");
+        wait_for("its end", || (!qemu(view).is_alive()).then_some(()));
+    }
+    // A host that boots has another boot id, and forgot what lies in memory.
+    fs::remove_dir_all(bench.path("s")).unwrap();
+    let db = Connection::open(bench.path("records/records.sqlite")).unwrap();
+    let changed = db.execute("UPDATE facts SET value = 'another' WHERE key = 'boot_id'", []);
+    assert_eq!(changed.unwrap(), 1);
+    drop(db);
+    bench.start();
+    let again = bench.until("again", Doing::Running);
+    assert_eq!((again.restarts, again.ends_in_a_row), (0, 0));
+    let never = bench.until("never", Doing::Stopped);
+    assert_eq!(never.reason.as_deref(), Some("the host went down"));
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_done_and_what_is_seen_is_recorded_later() {
+    let (bench, client) = Bench::started("");
+    let view = bench.run("vm-1", at_once(9));
+    let address = super::publish::address(&bench);
+    let db = Connection::open(bench.path("records/records.sqlite")).unwrap();
+    // Nobody else can write, as on a disk that is full.
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = refusal(client.run(&bench.request("vm-2", once())));
+    assert!(refused.contains("records.sqlite: database is locked"), "{refused}");
+    kill(qemu(&view).pid, "-9");
+    let health = || super::publish::get(address, "/health").status;
+    wait_for("the complaint", || (health() == 503).then_some(()));
+    assert!(client.host().unwrap().trouble.is_some());
+    assert_eq!(client.list().unwrap().len(), 1);
+    db.execute_batch("ROLLBACK").unwrap();
+    wait_for("the restart", || {
+        let now = client.status(&vm("vm-1")).unwrap();
+        (now.restarts == 1 && now.doing == Doing::Running).then_some(())
+    });
+    wait_for("relief", || (health() == 200).then_some(()));
+    client.run(&bench.request("vm-2", once())).unwrap();
+    bench.until("vm-2", Doing::Running);
 }

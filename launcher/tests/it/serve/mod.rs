@@ -2,6 +2,8 @@
 //! that mean no good.
 
 mod bench;
+mod confined;
+mod figures;
 mod hostile;
 mod lives;
 mod publish;
