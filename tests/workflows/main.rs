@@ -1,6 +1,6 @@
 //! The workflows: actionlint finds nothing in them, each foreign action is pinned by its commit, and
 //! what they build, compare, sign and publish with are targets of the Makefile.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
+#![expect(clippy::unwrap_used, reason = "tests panic and report")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

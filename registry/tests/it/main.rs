@@ -1,5 +1,5 @@
 //! Keys and ID blocks against what other programs make of them.
-#![expect(clippy::unwrap_used, reason = "tests panic and report")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
 
 mod cosign;
 mod files;
