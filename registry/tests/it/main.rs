@@ -1,8 +1,11 @@
-//! Keys and ID blocks against what other programs make of them.
+//! Keys, ID blocks and stores against what other programs make of them, and hostile ones.
 #![expect(clippy::unwrap_used, reason = "tests panic and report")]
 
 mod files;
+mod hostile;
+mod interrupted;
 mod peers;
+mod stores;
 mod token;
 
 use std::path::Path;
