@@ -9,5 +9,6 @@ pub mod cache;
 pub mod history;
 pub mod id_blocks;
 pub mod keys;
+pub mod page;
 pub mod reference;
 pub mod store;
