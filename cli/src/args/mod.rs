@@ -6,6 +6,7 @@ mod image;
 mod judge;
 mod measure;
 mod policy;
+mod release;
 mod run;
 mod verdict;
 mod watch;
@@ -17,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use host::{DoctorArgs, HostVerb, InventoryArgs};
 pub(crate) use id_block::{IdBlockVerb, KeygenArgs, ReleaseArgs, ShowArgs, SignArgs};
-pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, SourceArgs};
+pub(crate) use image::{BuildArgs, DiffArgs, ExportInputsArgs, ImageVerb, LockArgs, SourceArgs};
 pub(crate) use judge::{
     CertificateArgs, GpuArgs, JudgeArgs, SshArgs, VerifyArgs, VerifyGpuArgs, VerifyReportArgs,
     VerifyVerb,
@@ -27,6 +28,10 @@ pub(crate) use measure::{
     VerifyManifestArgs,
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
+pub(crate) use release::{
+    FetchArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs, ReleasePullArgs,
+    ReleaseVerb, StoreArgs,
+};
 pub(crate) use run::{Accel, RunArgs, StopArgs};
 pub(crate) use verdict::{SignVerdictArgs, VerdictVerb, VerdictVerifyArgs};
 pub(crate) use watch::WatchArgs;
@@ -54,6 +59,9 @@ pub(crate) enum Verb {
     /// Sign, verify and show the ID blocks that vouch for a release's launches
     #[command(subcommand)]
     IdBlock(IdBlockVerb),
+    /// Publish, fetch and copy releases
+    #[command(subcommand)]
+    Release(ReleaseVerb),
     /// Look at this machine: can it launch confidential VMs?
     #[command(subcommand)]
     Host(HostVerb),

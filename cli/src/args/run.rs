@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use casemate_measurements::platform::Platform;
 use clap::{Args, ValueEnum};
 
-use super::{OutputArgs, platform};
+use super::{FetchArgs, OutputArgs, platform};
 
 /// `casemate run`
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Release directory
+    /// Release directory, or a reference of a release in a store (oci://, file:///, https://)
+    #[arg(value_name = "RELEASE")]
     pub(crate) release: PathBuf,
     /// Platform to launch on; it must be the release's. SIMULATED proves nothing
     #[arg(long, value_parser = platform, default_value = "snp")]
@@ -42,6 +43,8 @@ pub(crate) struct RunArgs {
     /// Print the plan, the digest and QEMU's exact arguments, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -17,6 +17,7 @@ use crate::args::{BuildArgs, DiffArgs, Format, LockArgs, SourceArgs};
 use crate::outcome::Outcome;
 use crate::printer::{self, Tone};
 use crate::progress::Bars;
+use crate::verbs::inputs;
 
 /// Resolves the recipe's packages and writes the lock.
 pub(crate) fn lock(args: &LockArgs) -> anyhow::Result<Outcome> {
@@ -63,7 +64,11 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<Outcome> {
         platform: args.platform,
         order_seed: args.unpack_order.unwrap_or(0),
     };
-    let report = build::build(&args.dir, &options, &Bars::new())?;
+    let bars = Bars::new();
+    if let Some(bundle) = &args.inputs {
+        inputs::take(&args.dir, bundle, &options.cache, &args.store, &bars)?;
+    }
+    let report = build::build(&args.dir, &options, &bars)?;
     match args.format {
         Format::Json => printer::json(&Built::new(&report))?,
         Format::Table => printer::line(&table(&report)),
@@ -84,7 +89,7 @@ pub(crate) fn diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     Ok(if report.identical() { Outcome::Done } else { Outcome::Refused(3) })
 }
 
-fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {
+pub(super) fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {
     let root = match &args.cache {
         Some(root) => root.clone(),
         None => Cache::default_root(|name| std::env::var_os(name))?,
@@ -92,7 +97,7 @@ fn cache(args: &SourceArgs) -> anyhow::Result<Cache> {
     Ok(Cache::open(&root)?)
 }
 
-fn mirrors(args: &SourceArgs) -> anyhow::Result<Mirrors> {
+pub(super) fn mirrors(args: &SourceArgs) -> anyhow::Result<Mirrors> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
     let settings = MirrorSettings {
@@ -104,20 +109,20 @@ fn mirrors(args: &SourceArgs) -> anyhow::Result<Mirrors> {
     Ok(Mirrors::discover(&settings)?)
 }
 
-fn fetch(args: &SourceArgs, offline: bool) -> FetchOptions {
+pub(super) fn fetch(args: &SourceArgs, offline: bool) -> FetchOptions {
     // Downloads wait for the network, not for a processor.
     let jobs = args.jobs.map_or(FetchOptions::default().jobs, std::num::NonZero::get);
     FetchOptions { offline, jobs, ..FetchOptions::default() }
 }
 
-fn jobs(args: &SourceArgs) -> std::num::NonZeroUsize {
+pub(super) fn jobs(args: &SourceArgs) -> std::num::NonZeroUsize {
     args.jobs
         .or_else(|| std::thread::available_parallelism().ok())
         .unwrap_or(std::num::NonZeroUsize::MIN)
 }
 
 /// `$CARGO_HOME`, else `$HOME/.cargo`.
-fn cargo_home() -> Option<PathBuf> {
+pub(super) fn cargo_home() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     set("CARGO_HOME").or_else(|| set("HOME").map(|home| home.join(".cargo")))
 }

@@ -26,6 +26,7 @@ use crate::args::{
 };
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
+use crate::verbs::release::store::locate;
 use crate::verbs::run::public_keys;
 use crate::verbs::{verdict, watch};
 
@@ -148,7 +149,9 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<(Target, Verified)> {
         anyhow::bail!("nothing to verify: expected HOST:PORT and --release DIR");
     };
     let target: Target = address.parse()?;
-    let releases: Result<Vec<_>, _> = args.release.iter().map(|dir| release::read(dir)).collect();
+    let dirs: anyhow::Result<Vec<_>> =
+        args.release.iter().map(|named| locate(named, &args.fetch)).collect();
+    let releases: Result<Vec<_>, _> = dirs?.iter().map(|dir| release::read(dir)).collect();
     let releases = releases?;
     let manifests = args.gpus.gpu_manifests.as_deref();
     let roots = trust::roots_with(args.trust_simulated.as_deref(), manifests)?;

@@ -4,9 +4,11 @@ mod explain;
 mod host;
 mod id_block;
 mod image;
+mod inputs;
 mod judge;
 mod measure;
 mod policy;
+mod release;
 mod run;
 mod shell;
 mod verdict;
@@ -20,6 +22,7 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Image(ImageVerb::Lock(args)) => image::lock(&args),
         Verb::Image(ImageVerb::Build(args)) => image::build(&args),
+        Verb::Image(ImageVerb::ExportInputs(args)) => inputs::export(&args),
         Verb::Image(ImageVerb::Diff(args)) => image::diff(&args),
         Verb::Measure(MeasureVerb::Digest(args)) => measure::digest(&args),
         Verb::Measure(MeasureVerb::Matrix(args)) => measure::matrix(&args),
@@ -27,6 +30,7 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Measure(MeasureVerb::Law(args)) => measure::law(&args),
         Verb::Explain(args) => explain::explain(&args),
         Verb::IdBlock(verb) => id_block::dispatch(&verb),
+        Verb::Release(verb) => release::dispatch(&verb),
         Verb::Host(HostVerb::Doctor(args)) => host::doctor(&args),
         Verb::Host(HostVerb::Inventory(args)) => host::inventory(&args),
         Verb::Run(args) => run::run(&args),

@@ -23,10 +23,11 @@ use serde::Serialize;
 use crate::args::{Accel, Format, OutputArgs, RunArgs, StopArgs};
 use crate::outcome::{HintExt as _, Outcome};
 use crate::printer::{self, Tone};
+use crate::verbs::release::store::locate;
 
 /// Boots a release, or prints how it would be booted.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
-    let release = Release::open(&args.release)?;
+    let release = Release::open(&locate(&args.release, &args.fetch)?)?;
     let state = StateRoot::from_environment()?;
     let request = request(args, &release, &state)?;
     let host = HostFacts::probe(Path::new("/"), &state, None)?;

@@ -40,8 +40,7 @@ pub enum StoreError {
     /// It wants to know who asks.
     #[error(
         "{store}: {what}: not allowed (HTTP status {status}); registries take who you are from \
-         docker's config.json (`docker login`, `oras login`), object stores from AWS_ACCESS_KEY_ID \
-         and its like"
+         docker's config.json (`docker login`, `oras login`)"
     )]
     Denied {
         /// The store.

@@ -1,4 +1,4 @@
-//! Where artifacts are kept: a directory, a web server in front of one, an object store, an OCI
+//! Where artifacts are kept: a directory, a web server in front of one, an OCI
 //! registry.
 //!
 //! All keep the same things: blobs by hash, which are made once and never change, OCI manifests,
