@@ -1,15 +1,23 @@
-//! Stores and signatures: who vouches for a release, and with which keys.
+//! Stores and signatures: who vouches for a release, with which keys, and where it is kept.
 //!
 //! [`keys`] opens private keys wherever they are held, [`id_blocks`] keeps what they signed beside
 //! a release's manifest. [`attestation`] is what is signed of a release, [`sign`] signs it,
 //! [`signatures`] keeps it in the release directory, [`verify`] says whether enough signers of a
-//! policy signed, [`release`] does both to a directory. May depend on `casemate-measurements` and on no other crate of this workspace.
+//! policy signed, [`release`] does both to a directory. [`reference`] names a release in a store,
+//! [`artifact`] is what is kept there. May depend on `casemate-measurements` and on no other crate
+//! of this workspace.
 
+pub mod artifact;
 pub mod attestation;
+pub mod cache;
+pub mod history;
 pub mod id_blocks;
 pub mod index;
 pub mod keys;
+pub mod page;
+pub mod reference;
 pub mod release;
 pub mod sign;
 pub mod signatures;
+pub mod store;
 pub mod verify;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod interrupted;
+mod published;
 mod twice;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use casemate_tests::{binary, casemate, expect_code, recipe, release, skip, workspace};
 
-use crate::{changed_recipe, copy_cache, files};
+use crate::{changed_recipe, files};
 
 /// What a build reads: binary, recipe and the sources of the guest's programs, elsewhere.
 fn move_away(to: &Path) {
@@ -29,8 +29,13 @@ fn builds_are_bit_identical_under_perturbation() {
     let away = dir.path().join("another/place");
     std::fs::create_dir_all(&away).unwrap();
     move_away(&away);
-    // Downloads are shared; everything computed is computed again.
-    copy_cache(&away.join("cache"), &["blobs"]);
+    // No cache, no mirror, no network: a bundle of inputs is all there is, and everything computed
+    // is computed again.
+    let mut command = casemate(["image", "export-inputs", "--format", "json", "--output"]);
+    let output = expect_code(0, command.arg(away.join("inputs")).arg(recipe()));
+    let bundle: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let inputs = format!("file://{}", away.join("inputs").to_str().unwrap().replace(' ', "%20"));
+    let inputs = format!("{inputs}#@sha256:{}", bundle["manifest"].as_str().unwrap());
 
     // Another user, host name, clock, umask, locale, time zone, job count and unpack order.
     let mut words = vec!["faketime", "-f", "+397d"];
@@ -52,11 +57,12 @@ fn builds_are_bit_identical_under_perturbation() {
     script.push_str("\"$@\"");
     let mut command = Command::new(if root { "unshare" } else { "env" });
     if root {
-        command.arg("--uts");
+        command.args(["--uts", "--net"]);
     }
     command.args(["sh", "-c", &script, "sh"]).args(words);
     command.arg(away.join("casemate")).args(["image", "build", "images/cpu-sandbox"]);
     command.args(["--platform", "simulated", "--offline", "--jobs", "1", "--unpack-order", "7"]);
+    command.arg("--inputs").arg(inputs).env_remove("CARGO_HOME").env_remove("CASEMATE_MIRRORS");
     command.arg("--output").arg(away.join("release"));
     command.current_dir(&away).env("CASEMATE_CACHE", away.join("cache")).env("HOME", &away);
     command.env("TZ", "Pacific/Kiritimati").env("LANG", "tr_TR.UTF-8").env("LC_ALL", "tr_TR.UTF-8");

@@ -1,5 +1,6 @@
 //! Builds a release: from recipe and lock to a directory whose every byte follows from them.
 
+mod inputs;
 mod release;
 mod root;
 mod tools;
@@ -32,6 +33,7 @@ use crate::recipe::{Recipe, RecipeError};
 use crate::sbom;
 use crate::steps::{Overlay, StepError, read_overlay};
 
+pub use inputs::{Input, Inputs, fetch_every_input, inputs};
 use release::Release;
 use root::{Parts, initrd, root_tree};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use casemate_measurements::platform::Platform;
 use clap::{Args, Subcommand};
 
-use super::{Format, OutputArgs, platform};
+use super::{Format, OutputArgs, StoreArgs, platform};
 
 /// `casemate image …`
 #[derive(Debug, Subcommand)]
@@ -15,6 +15,9 @@ pub(crate) enum ImageVerb {
     Lock(LockArgs),
     /// Build a release directory from image.toml and image.lock
     Build(BuildArgs),
+    /// Write everything that a recipe is built from into one bundle, so that it can be built from
+    /// again when no mirror has it any more
+    ExportInputs(ExportInputsArgs),
     /// Name the first difference between two release directories, and its likely cause
     Diff(DiffArgs),
     /// Build a release again from its recipe, lock and inputs, and compare: exit 0 the same, 3 not
@@ -67,9 +70,15 @@ pub(crate) struct BuildArgs {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub(crate) plan: bool,
-    /// Use the cache alone, no network
+    /// Use the cache and what --inputs names alone, no mirror
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Take what the cache lacks from this input bundle, as of `image export-inputs`: a directory
+    /// or a reference
+    #[arg(long, value_name = "DIR|REF")]
+    pub(crate) inputs: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
     /// Unpack packages in an order drawn from this number; the result must not depend on it
     #[arg(long, value_name = "SEED", hide = true)]
     pub(crate) unpack_order: Option<u64>,
@@ -96,6 +105,26 @@ pub(crate) struct RebuildArgs {
     pub(crate) offline: bool,
     #[command(flatten)]
     pub(crate) sources: SourceArgs,
+    /// Form of the result on standard output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// `casemate image export-inputs`
+#[derive(Debug, Args)]
+pub(crate) struct ExportInputsArgs {
+    /// Folder of the recipe, with image.toml and image.lock
+    pub(crate) dir: PathBuf,
+    /// Where to: a directory, or a reference (oci://, file:///)
+    #[arg(long, short, value_name = "DIR|REF")]
+    pub(crate) output: String,
+    /// Use the cache alone, no network to fetch from
+    #[arg(long)]
+    pub(crate) offline: bool,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
     /// Form of the result on standard output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,

@@ -9,7 +9,7 @@ use casemate_validator::certificates;
 use casemate_validator::second_opinion::NvAttest;
 use clap::{Args, Subcommand};
 
-use super::{OutputArgs, SignVerdictArgs, WatchArgs};
+use super::{FetchArgs, OutputArgs, SignVerdictArgs, WatchArgs};
 
 /// Where certificates and revocation lists come from that are not at hand.
 #[derive(Debug, Args)]
@@ -79,8 +79,9 @@ pub(crate) struct JudgeArgs {
     /// Where the VM serves evidence, as HOST:PORT
     #[arg(required = true)]
     pub(crate) address: Option<String>,
-    /// Release directory with the manifest to expect; may be repeated
-    #[arg(long, required = true, value_name = "DIR")]
+    /// Release with the manifest to expect: a directory, or a reference of one in a store
+    /// (oci://, file:///, https://); may be repeated
+    #[arg(long, required = true, value_name = "RELEASE")]
     pub(crate) release: Vec<PathBuf>,
     /// What is accepted: a policy file as of `casemate policy init`
     #[arg(long, value_name = "FILE")]
@@ -107,6 +108,8 @@ pub(crate) struct JudgeArgs {
     pub(crate) gpus: GpuArgs,
     #[command(flatten)]
     pub(crate) opinion: OpinionArgs,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
 }
 
 /// `casemate verify`: a VM, or what stands after a word of its own. A host of that name is

@@ -19,7 +19,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use host::{DevicesArgs, DoctorArgs, HostVerb, InventoryArgs, Mode, PrepareArgs};
 pub(crate) use id_block::{IdBlockVerb, KeygenArgs, ReleaseArgs, ShowArgs, SignArgs};
-pub(crate) use image::{BuildArgs, DiffArgs, ImageVerb, LockArgs, RebuildArgs, SourceArgs};
+pub(crate) use image::{
+    BuildArgs, DiffArgs, ExportInputsArgs, ImageVerb, LockArgs, RebuildArgs, SourceArgs,
+};
 pub(crate) use judge::{
     CertificateArgs, GpuArgs, JudgeArgs, ServiceArgs, SshArgs, VerifyArgs, VerifyGpuArgs,
     VerifyReportArgs, VerifyVerb,
@@ -30,9 +32,9 @@ pub(crate) use measure::{
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
 pub(crate) use release::{
-    MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs, ReleaseListArgs,
-    ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs,
-    SignerArgs,
+    FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs, ReleaseListArgs,
+    ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs, ReleasePullArgs, ReleaseRevokeArgs,
+    ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs, SignerArgs, StoreArgs,
 };
 pub(crate) use run::{Accel, Mebibytes, RestartWhen, RunArgs, StopArgs};
 pub(crate) use serve::{
@@ -65,7 +67,7 @@ pub(crate) enum Verb {
     /// Sign, verify and show the ID blocks that vouch for a release's launches
     #[command(subcommand)]
     IdBlock(IdBlockVerb),
-    /// Sign, verify and show releases
+    /// Sign, verify, show, publish, fetch and copy releases
     #[command(subcommand)]
     Release(ReleaseVerb),
     /// Look at this machine: can it launch confidential VMs?

@@ -6,12 +6,13 @@ use casemate_launcher::inventory::Address;
 use casemate_measurements::platform::Platform;
 use clap::{Args, ValueEnum};
 
-use super::{DaemonArgs, OutputArgs, platform};
+use super::{DaemonArgs, FetchArgs, OutputArgs, platform};
 
 /// `casemate run`
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Release directory
+    /// Release directory, or a reference of a release in a store (oci://, file:///, https://)
+    #[arg(value_name = "RELEASE")]
     pub(crate) release: PathBuf,
     /// A launch.toml that says what to launch; flags override what it says
     #[arg(long, value_name = "FILE")]
@@ -66,6 +67,8 @@ pub(crate) struct RunArgs {
     pub(crate) restart_limit: Option<u32>,
     #[command(flatten)]
     pub(crate) daemon: DaemonArgs,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -17,6 +17,7 @@ use crate::args::{BuildArgs, DiffArgs, Format, LockArgs, SourceArgs};
 use crate::outcome::Outcome;
 use crate::printer::{self, Tone};
 use crate::progress::Bars;
+use crate::verbs::inputs;
 
 /// Resolves the recipe's packages and writes the lock.
 pub(crate) fn lock(args: &LockArgs) -> anyhow::Result<Outcome> {
@@ -63,7 +64,11 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<Outcome> {
         platform: args.platform,
         order_seed: args.unpack_order.unwrap_or(0),
     };
-    let report = build::build(&args.dir, &options, &Bars::new())?;
+    let bars = Bars::new();
+    if let Some(bundle) = &args.inputs {
+        inputs::take(&args.dir, bundle, &options.cache, &args.store, &bars)?;
+    }
+    let report = build::build(&args.dir, &options, &bars)?;
     match args.format {
         Format::Json => printer::json(&Built::new(&report))?,
         Format::Table => printer::line(&table(&report)),

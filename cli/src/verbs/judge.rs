@@ -27,6 +27,7 @@ use crate::args::{
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 use crate::verbs::release as signed;
+use crate::verbs::release::store::locate;
 use crate::verbs::run::public_keys;
 use crate::verbs::{verdict, watch};
 
@@ -161,11 +162,14 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<Option<(Target, Verified)>> {
         anyhow::bail!("nothing to verify: expected HOST:PORT and --release DIR");
     };
     let target: Target = address.parse()?;
-    let releases: Result<Vec<_>, _> = args.release.iter().map(|dir| release::read(dir)).collect();
+    let dirs: anyhow::Result<Vec<_>> =
+        args.release.iter().map(|named| locate(named, &args.fetch)).collect();
+    let dirs = dirs?;
+    let releases: Result<Vec<_>, _> = dirs.iter().map(|dir| release::read(dir)).collect();
     let releases = releases?;
     if let Some(signers) = &args.signers {
         let signers = signed::policy(signers)?;
-        for (dir, release) in args.release.iter().zip(&releases) {
+        for (dir, release) in dirs.iter().zip(&releases) {
             if !signed::is_signed(dir, release.sha256(), &signers)? {
                 return Ok(None);
             }

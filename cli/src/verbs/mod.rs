@@ -6,6 +6,7 @@ mod explain;
 mod host;
 mod id_block;
 mod image;
+mod inputs;
 mod judge;
 mod measure;
 mod policy;
@@ -25,6 +26,7 @@ pub(crate) fn dispatch(verb: Verb) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Image(ImageVerb::Lock(args)) => image::lock(&args),
         Verb::Image(ImageVerb::Build(args)) => image::build(&args),
+        Verb::Image(ImageVerb::ExportInputs(args)) => inputs::export(&args),
         Verb::Image(ImageVerb::Diff(args)) => image::diff(&args),
         Verb::Image(ImageVerb::Rebuild(args)) => rebuild::rebuild(&args),
         Verb::Measure(MeasureVerb::Digest(args)) => measure::digest(&args),

@@ -31,13 +31,15 @@ use crate::args::{
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 use crate::verbs::release as signed;
+use crate::verbs::release::store::locate;
 
 /// Boots a release, or prints how it would be booted.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     // This holds every file to the manifest.
-    let release = Release::open(&args.release)?;
+    let dir = locate(&args.release, &args.fetch)?;
+    let release = Release::open(&dir)?;
     if let Some(signers) = &args.signers
-        && !signed::is_signed(&args.release, release.manifest_sha256(), &signed::policy(signers)?)?
+        && !signed::is_signed(&dir, release.manifest_sha256(), &signed::policy(signers)?)?
     {
         return Ok(Outcome::Refused(signed::NOT_TRUSTED));
     }

@@ -1,10 +1,13 @@
-//! Keys and ID blocks against what other programs make of them.
+//! Keys, ID blocks, signatures and stores against what other programs make of them, and hostile
+//! ones.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
 
 mod cosign;
 mod files;
 mod fixture;
+mod hostile;
 mod index;
+mod interrupted;
 mod keyless;
 #[path = "../../../measurements/tests/ovmf/mod.rs"]
 mod ovmf;
@@ -12,6 +15,7 @@ mod peers;
 #[path = "../../../measurements/tests/release/mod.rs"]
 mod release;
 mod signing;
+mod stores;
 mod token;
 
 use std::path::{Path, PathBuf};

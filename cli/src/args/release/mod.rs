@@ -1,17 +1,27 @@
 //! `casemate release`: a file per word after it.
 
 mod index;
+mod mirror;
+mod page;
+mod publish;
+mod pull;
 mod show;
 mod sign;
 mod signer;
+mod store;
 mod verify;
 
 use clap::Subcommand;
 
 pub(crate) use index::{MemoryArgs, ReleaseIndexArgs, ReleaseListArgs, ReleaseRevokeArgs};
+pub(crate) use mirror::ReleaseMirrorArgs;
+pub(crate) use page::ReleasePageArgs;
+pub(crate) use publish::ReleasePublishArgs;
+pub(crate) use pull::ReleasePullArgs;
 pub(crate) use show::ReleaseShowArgs;
 pub(crate) use sign::{ReleaseAttestArgs, ReleaseKeygenArgs, ReleaseSignArgs};
 pub(crate) use signer::SignerArgs;
+pub(crate) use store::{FetchArgs, StoreArgs};
 pub(crate) use verify::ReleaseVerifyArgs;
 
 /// `casemate release …`
@@ -33,4 +43,12 @@ pub(crate) enum ReleaseVerb {
     List(ReleaseListArgs),
     /// Revoke a release: the index's next version says that nobody may use it
     Revoke(ReleaseRevokeArgs),
+    /// Publish a release directory with its signatures to a store
+    Publish(ReleasePublishArgs),
+    /// Fetch a release from a store into a directory, every byte verified
+    Pull(ReleasePullArgs),
+    /// Copy a release with its signatures from one store to another; its digest stays
+    Mirror(ReleaseMirrorArgs),
+    /// Render releases as a static site: digests, changes by package, how to verify each
+    Page(ReleasePageArgs),
 }

@@ -1,10 +1,15 @@
 //! `release`: what is signed, by whom, and what it is. A file per word after it.
 
 mod index;
+mod mirror;
 mod packages;
+mod page;
+mod publish;
+mod pull;
 mod show;
 mod sign;
 mod signer;
+pub(crate) mod store;
 mod verify;
 
 use crate::args::ReleaseVerb;
@@ -23,5 +28,9 @@ pub(crate) fn dispatch(verb: &ReleaseVerb) -> anyhow::Result<Outcome> {
         ReleaseVerb::Index(args) => index::index(args),
         ReleaseVerb::List(args) => index::list(args),
         ReleaseVerb::Revoke(args) => index::revoke(args),
+        ReleaseVerb::Publish(args) => publish::publish(args),
+        ReleaseVerb::Pull(args) => pull::pull(args),
+        ReleaseVerb::Mirror(args) => mirror::mirror(args),
+        ReleaseVerb::Page(args) => page::page(args),
     }
 }

@@ -1,0 +1,84 @@
+//! Everything that a recipe is built from, so that it can be kept and built from again when no
+//! mirror has it any more.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use casemate_measurements::hash::Sha256Hash;
+
+use super::{BuildError, BuildOptions, Sources, read};
+use crate::fetch::{CrateSources, fetch, fetch_crates};
+use crate::progress::Progress;
+
+/// A file that a recipe is built from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// What it is called in a bundle: `packages/NAME_VERSION_ARCHITECTURE.deb`,
+    /// `crates/NAME-VERSION.crate`.
+    pub path: String,
+    /// Its SHA-256.
+    pub sha256: Sha256Hash,
+}
+
+/// What a recipe is built from.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The release's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Packages of every closure and crates of the guest's programs, sorted by path.
+    pub files: Vec<Input>,
+    /// The recipe and its lock: where they lie, by their path in a bundle.
+    pub recipe: BTreeMap<String, PathBuf>,
+}
+
+/// Names everything that the recipe in `dir` is built from, and does nothing.
+///
+/// # Errors
+/// When recipe, lock or sources are missing or malformed.
+pub fn inputs(dir: &Path) -> Result<Inputs, BuildError> {
+    Ok(inputs_of(&read(dir)?, dir))
+}
+
+fn inputs_of(sources: &Sources, dir: &Path) -> Inputs {
+    let mut files: BTreeMap<String, Sha256Hash> = BTreeMap::new();
+    for package in sources.lock.packages() {
+        let (name, version) = (&package.name, &package.version);
+        let path = format!("packages/{name}_{version}_{}.deb", package.architecture);
+        files.insert(path, package.sha256);
+    }
+    for one in sources.workspace.crates() {
+        files.insert(format!("crates/{one}"), one.sha256);
+    }
+    let recipe = ["image.toml", "image.lock"];
+    Inputs {
+        name: sources.recipe.name.to_string(),
+        version: sources.recipe.version.to_string(),
+        files: files.into_iter().map(|(path, sha256)| Input { path, sha256 }).collect(),
+        recipe: recipe.map(|name| (format!("recipe/{name}"), dir.join(name))).into(),
+    }
+}
+
+/// Gets everything that the recipe in `dir` is built from into the cache, whatever of it was
+/// made use of already.
+///
+/// # Errors
+/// When something cannot be had.
+pub fn fetch_every_input(
+    dir: &Path,
+    options: &BuildOptions,
+    progress: &dyn Progress,
+) -> Result<Inputs, BuildError> {
+    let sources = read(dir)?;
+    let BuildOptions { cache, mirrors, .. } = options;
+    fetch(sources.lock.packages(), cache, mirrors, &options.fetch, progress)?;
+    let from = CrateSources {
+        workspace: sources.recipe.programs_source(),
+        cargo_home: options.cargo_home.clone(),
+        run_cargo: options.run_cargo,
+    };
+    let crates = sources.workspace.crates();
+    fetch_crates(crates, cache, &from, mirrors, &options.fetch, progress)?;
+    Ok(inputs_of(&sources, dir))
+}

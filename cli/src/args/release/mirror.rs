@@ -1,0 +1,22 @@
+//! `casemate release mirror`.
+
+use casemate_registry::reference::Reference;
+use clap::Args;
+
+use super::FetchArgs;
+use crate::args::OutputArgs;
+
+/// `casemate release mirror`
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseMirrorArgs {
+    /// From where
+    #[arg(value_name = "FROM")]
+    pub(crate) from: Reference,
+    /// Where to; a digest behind the tag is what the tag must point to before it is moved
+    #[arg(value_name = "TO")]
+    pub(crate) to: Reference,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

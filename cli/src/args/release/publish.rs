@@ -1,0 +1,27 @@
+//! `casemate release publish`.
+
+use std::path::PathBuf;
+
+use casemate_registry::reference::Reference;
+use clap::Args;
+
+use super::StoreArgs;
+use crate::args::OutputArgs;
+
+/// `casemate release publish`
+#[derive(Debug, Args)]
+pub(crate) struct ReleasePublishArgs {
+    /// Release directory
+    pub(crate) release: PathBuf,
+    /// Where to: oci://HOST/REPOSITORY:TAG or file:///PATH#TAG; a digest
+    /// behind the tag is what the tag must point to before it is moved
+    #[arg(value_name = "REF")]
+    pub(crate) to: Reference,
+    /// Refuse to move a tag that points to something
+    #[arg(long)]
+    pub(crate) new_tag: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

@@ -1,0 +1,24 @@
+//! `casemate release pull`.
+
+use std::path::PathBuf;
+
+use casemate_registry::reference::Reference;
+use clap::Args;
+
+use super::FetchArgs;
+use crate::args::OutputArgs;
+
+/// `casemate release pull`
+#[derive(Debug, Args)]
+pub(crate) struct ReleasePullArgs {
+    /// From where: oci://HOST/REPOSITORY:TAG, file:///PATH#TAG or
+    /// https://HOST/PATH#TAG, each also with @sha256:DIGEST
+    #[arg(value_name = "REF")]
+    pub(crate) from: Reference,
+    /// Directory to write; an earlier release there is replaced in one step
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

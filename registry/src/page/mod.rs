@@ -1,0 +1,220 @@
+//! The transparency page: what was released, as a static site that anyone can keep and serve.
+//!
+//! A page says what a release directory says of itself: its digests by shape, what changed since
+//! the release before, package by package, and which signature files lie beside it. It verifies no
+//! signature, says so, and names the commands that do. It loads nothing from anywhere.
+
+mod changes;
+mod html;
+mod release;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use casemate_measurements::manifest::artifact;
+use casemate_measurements::platform::Platform;
+
+use changes::{Change, changes};
+use html::{Html, page};
+pub use release::{PageError, Release, SignatureFile};
+
+/// Name of the page that lists all releases.
+const INDEX: &str = "index.html";
+
+/// Renders a site: its files by name. Releases of one name are compared in the order given.
+#[must_use]
+pub fn render(releases: &[Release]) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let mut list = Html::default();
+    list.element("h1", "Releases");
+    list.element("p", "Each page says what a release says of itself, and how to verify that.");
+    list.open("table", &[]);
+    list.row(
+        "th",
+        &["Release", "Platform", "Digests", "Signature files", "SHA-256 of manifest.json"],
+    );
+    for (index, release) in releases.iter().enumerate() {
+        let name = file_name(index, release);
+        list.open("tr", &[]);
+        list.open("td", &[]);
+        list.link(&name, &title(release));
+        list.close("td");
+        list.element("td", platform(release));
+        list.element("td", &release.manifest.reference_values.len().to_string());
+        list.element("td", &release.signatures.len().to_string());
+        list.code("td", &release.manifest_sha256.to_string());
+        list.close("tr");
+        let same = |other: &&Release| other.manifest.release.name == release.manifest.release.name;
+        let before = releases[..index].iter().rev().find(same);
+        files.insert(name, page(&title(release), &body(release, before)));
+    }
+    list.close("table");
+    files.insert(INDEX.to_owned(), page("Releases", &list));
+    files
+}
+
+/// Writes a site into `out`, the list last, so that it never names a page that is not there.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write(out: &Path, files: &BTreeMap<String, String>) -> Result<(), PageError> {
+    let (list, pages): (Vec<_>, Vec<_>) = files.iter().partition(|(name, _)| *name == INDEX);
+    for (name, text) in pages.into_iter().chain(list) {
+        let path = out.join(name);
+        let write = || -> io::Result<()> {
+            std::fs::create_dir_all(out)?;
+            let mut file = tempfile::NamedTempFile::new_in(out)?;
+            file.write_all(text.as_bytes())?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            file.as_file().set_permissions(mode)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            Ok(())
+        };
+        write().map_err(|source| PageError::Write { path: PathBuf::from(&path), source })?;
+    }
+    Ok(())
+}
+
+fn title(release: &Release) -> String {
+    format!("{} {}", release.manifest.release.name, release.manifest.release.version)
+}
+
+/// A manifest's names have no character that means something in a path or an address.
+fn file_name(index: usize, release: &Release) -> String {
+    let named = &release.manifest.release;
+    format!("{}-{}-{index}.html", named.name, named.version)
+}
+
+fn platform(release: &Release) -> &'static str {
+    match release.manifest.release.platform {
+        Platform::Snp => "AMD SEV-SNP",
+        Platform::Simulated => "SIMULATED, proves nothing",
+    }
+}
+
+fn body(release: &Release, before: Option<&Release>) -> Html {
+    let mut html = Html::default();
+    html.open("p", &[]);
+    html.link(INDEX, "All releases");
+    html.close("p");
+    html.element("h1", &title(release));
+    if release.manifest.release.platform == Platform::Simulated {
+        html.warning("This release is for the SIMULATED platform: its VMs prove nothing.");
+    }
+    html.open("table", &[]);
+    html.fact("Platform", platform(release));
+    html.fact("SHA-256 of manifest.json", &release.manifest_sha256.to_string());
+    html.fact("Recipe", &release.manifest.inputs.recipe_sha256.to_string());
+    html.fact("Lock", &release.manifest.inputs.lock_sha256.to_string());
+    html.fact("Guest policy", &release.manifest.guest_policy.to_string());
+    html.close("table");
+    verify(&mut html, release);
+    signatures(&mut html, release);
+    differences(&mut html, release, before);
+    artifacts(&mut html, release);
+    digests(&mut html, release);
+    html
+}
+
+fn verify(html: &mut Html, release: &Release) {
+    html.element("h2", "Verify it yourself");
+    let named = &release.manifest.release;
+    let dir = format!("{}-{}", named.name, named.version);
+    html.element(
+        "p",
+        "The first command fetches a release and holds every byte to its digest; REF is where its \
+         publisher keeps it. The others hold the digests below to the files, and say who signed.",
+    );
+    html.lines(&[
+        format!("casemate release pull REF {dir}"),
+        format!("sha256sum {dir}/manifest.json   # {}", release.manifest_sha256),
+        format!("casemate measure verify {dir}"),
+        format!("casemate release verify {dir} --signers POLICY"),
+    ]);
+}
+
+fn signatures(html: &mut Html, release: &Release) {
+    html.element("h2", "Signature files");
+    if release.signatures.is_empty() {
+        html.element("p", "There are none: nobody vouches for this release here.");
+        return;
+    }
+    html.element("p", "What the files say of themselves. This page verified none of them.");
+    html.open("table", &[]);
+    html.row("th", &["File", "Signs", "Key or certificate", "SHA-256 of the file"]);
+    for file in &release.signatures {
+        html.row("td", &[&file.path, &file.predicate, &file.signer, &file.sha256.to_string()]);
+    }
+    html.close("table");
+}
+
+fn differences(html: &mut Html, release: &Release, before: Option<&Release>) {
+    let Some(before) = before else { return };
+    html.element("h2", &format!("Changes since {}", title(before)));
+    let changed = changes(&before.packages, &release.packages);
+    if changed.is_empty() {
+        html.element("p", "No package changed.");
+    } else {
+        html.open("table", &[]);
+        html.row("th", &["Package", "Before", "Now"]);
+        for (name, change) in &changed {
+            match change {
+                Change::Added(now) => html.row("td", &[name, "", now]),
+                Change::Removed(was) => html.row("td", &[name, was, ""]),
+                Change::Moved(was, now) => html.row("td", &[name, was, now]),
+            }
+        }
+        html.close("table");
+    }
+    let (old, new) = (&before.manifest, &release.manifest);
+    let files: Vec<&str> = artifact::ALL
+        .into_iter()
+        .filter(|name| {
+            let hash = |artifacts: &BTreeMap<String, _>| -> Option<_> {
+                artifacts
+                    .get(*name)
+                    .map(|file: &casemate_measurements::manifest::Artifact| file.sha256)
+            };
+            hash(&old.artifacts) != hash(&new.artifacts)
+        })
+        .collect();
+    let files = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
+    html.element("p", &format!("Files that changed: {files}."));
+}
+
+fn artifacts(html: &mut Html, release: &Release) {
+    html.element("h2", "Files");
+    html.open("table", &[]);
+    html.row("th", &["File", "Bytes", "SHA-256"]);
+    for (name, file) in &release.manifest.artifacts {
+        html.row("td", &[name, &file.size.to_string(), &file.sha256.to_string()]);
+    }
+    html.close("table");
+}
+
+fn digests(html: &mut Html, release: &Release) {
+    html.element("h2", "Launch digests");
+    let mut groups: BTreeMap<String, Vec<(u16, String)>> = BTreeMap::new();
+    for row in &release.manifest.reference_values {
+        let group =
+            format!("{}, {}, guest features {}", row.vmm, row.cpu_model, row.guest_features);
+        let digest = (row.vcpus.get(), row.measurement.to_string());
+        groups.entry(group).or_default().push(digest);
+    }
+    for (group, rows) in groups {
+        html.open("details", &[]);
+        html.element("summary", &format!("{group}: {} digests", rows.len()));
+        html.open("table", &[]);
+        html.row("th", &["vCPUs", "MEASUREMENT"]);
+        for (vcpus, digest) in rows {
+            html.row("td", &[&vcpus.to_string(), &digest]);
+        }
+        html.close("table");
+        html.close("details");
+    }
+}
+
+#[cfg(test)]
+mod tests;
