@@ -35,7 +35,7 @@ struct ByVm {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Release {
+struct Info {
     vm: String,
     release: String,
     version: String,
@@ -54,7 +54,7 @@ pub(crate) fn text(vms: &[Published]) -> Result<String, fmt::Error> {
     let restarts = Family::<ByVm, Counter>::default();
     let row = Family::<ByVm, Gauge>::default();
     let ready = Family::<ByVm, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
-    let info = Family::<Release, Gauge>::default();
+    let info = Family::<Info, Gauge>::default();
     for vm in vms {
         let by = ByVm { vm: vm.name().to_owned() };
         restarts.get_or_create(&by).inc_by(vm.counts.restarts.into());
@@ -62,13 +62,13 @@ pub(crate) fn text(vms: &[Published]) -> Result<String, fmt::Error> {
         if let Some(seconds) = vm.counts.ready_seconds {
             ready.get_or_create(&by).set(seconds);
         }
-        let release = Release {
+        let labels = Info {
             vm: vm.name().to_owned(),
             release: vm.release.name.clone(),
             version: vm.release.version.clone(),
             measurement: vm.measurement.to_string(),
         };
-        info.get_or_create(&release).set(1);
+        info.get_or_create(&labels).set(1);
     }
     registry.register("vms", "VMs by what they do", states);
     registry.register("vm_restarts", "How often a VM was started again", restarts);

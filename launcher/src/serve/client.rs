@@ -20,7 +20,7 @@ use crate::state::VmName;
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Time for an answer, beside what the question itself waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]

@@ -203,14 +203,12 @@ async fn answer<H: Handler>(request: Request<Incoming>, limits: Limits, handler:
     let body = if limits.body == 0 {
         Bytes::new()
     } else {
-        match Limited::new(request.into_body(), limits.body).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(_) => {
-                let text =
-                    format!("the body is not complete or has more than {} bytes", limits.body);
-                return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &text, None);
-            }
-        }
+        let read = Limited::new(request.into_body(), limits.body).collect().await;
+        let Ok(body) = read else {
+            let text = format!("the body is not complete or has more than {} bytes", limits.body);
+            return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &text, None);
+        };
+        body.to_bytes()
     };
     handler.answer(Asked { method, target, body }).await
 }

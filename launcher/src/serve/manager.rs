@@ -149,10 +149,9 @@ impl Manager {
         let mut ticked = Instant::now();
         loop {
             match commands.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
-                Ok(Command::End) => break,
+                Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(command) => self.take(command),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();

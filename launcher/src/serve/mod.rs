@@ -168,7 +168,7 @@ async fn work(
     up: impl FnOnce(&Up),
 ) -> Result<(), ServeError> {
     let (sender, commands) = channel();
-    let (changed, changes) = watch::channel(0);
+    let (changed, heard) = watch::channel(0);
     let manager = Manager::new(Parts {
         root: settings.root.clone(),
         records,
@@ -197,7 +197,7 @@ async fn work(
         last_event: 0,
     };
     let api_handler =
-        api::Api { sender: sender.clone(), changed: changes, root: settings.root, host };
+        api::Api { sender: sender.clone(), changed: heard, root: settings.root, host };
     tokio::spawn(http::serve(api, API_LIMITS, Arc::new(api_handler)));
     if let Some(listener) = publisher {
         let handler = Arc::new(Publisher::new(sender.clone()));
@@ -234,7 +234,7 @@ async fn until_told(
         service.ready(&format!("{count} VMs are known"));
         up();
     }
-    let interval = service.watchdog_interval().unwrap_or(Duration::from_secs(3600));
+    let interval = service.watchdog_interval().unwrap_or(Duration::from_hours(1));
     let mut beat = tokio::time::interval(interval.max(Duration::from_millis(100)));
     let ended = loop {
         let next = async {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use casemate_measurements::stage::Stage;
 use serde::{Deserialize, Serialize};
 
 use super::restart::{Next, Restart};
@@ -276,8 +277,8 @@ impl Vm {
             state.reached_ms.iter().filter(|(code, _)| !known.contains_key(code)).collect();
         reached.sort_by_key(|(code, at)| (**at, **code));
         for (code, ms) in reached {
-            let stage = casemate_measurements::stage::Stage::from_code(*code);
-            let text = stage.map_or("unknown", casemate_measurements::stage::Stage::text);
+            let reached = Stage::from_code(*code);
+            let text = reached.map_or("unknown", Stage::text);
             let text = format!("{text}, {:.2} s after QEMU's start", seconds(*ms));
             events.push(NewEvent { kind: EventKind::Stage, text, stage: Some(*code) });
         }

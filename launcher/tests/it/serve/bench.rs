@@ -25,7 +25,7 @@ use casemate_measurements::platform::Platform;
 use crate::fixture::{Contents, plain_host, request};
 
 /// How long anything may take on a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 const DIR: &str = "CASEMATE_TEST_SERVE";
 
 /// Waits until something is there.
@@ -135,7 +135,7 @@ impl Bench {
         // Sockets have short paths, so not below the target directory.
         let dir = tempfile::Builder::new().prefix("cm-").tempdir_in("/tmp").unwrap();
         let mut contents = Contents::unbootable(Platform::Simulated);
-        contents.cmdline = format!("console=ttynull {words}").trim().to_owned();
+        contents.cmdline = ["console=ttynull", words].join(" ").trim().into();
         contents.write(&dir.path().join("release"));
         let qemu = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/serve/fake-qemu");
         let qemu = Qemu { path: qemu.into(), ..plain_host().qemu };

@@ -20,7 +20,7 @@ fn clients_that_dawdle_keep_nobody_out() {
         let Ok(mut stream) = TcpStream::connect(address) else { break };
         let _ = stream.write_all(b"GET /v1/vms HTTP/1.1\r\nX: ");
         idle.push(stream);
-        if idle.len() % 50 == 0 {
+        if idle.len().is_multiple_of(50) {
             let since = Instant::now();
             assert_eq!(get(address, "/health").status, 200);
             assert!(since.elapsed() < Duration::from_secs(4), "kept waiting by those who dawdle");

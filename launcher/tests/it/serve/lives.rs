@@ -25,7 +25,7 @@ fn a_vm_is_run_seen_stopped_and_forgotten() {
     let (bench, client) = Bench::started("");
     let view = bench.run("vm-1", once());
     assert!(qemu(&view).is_alive());
-    assert_eq!(client.list().unwrap(), [view.clone()]);
+    assert_eq!(client.list().unwrap(), std::slice::from_ref(&view));
     let again = client.run(&bench.request("vm-1", once()));
     assert_eq!(refusal(again), "a VM named vm-1 runs already");
     assert_eq!(refusal(client.forget(&vm("vm-1"))), "vm-1 is running");
