@@ -11,8 +11,8 @@ use super::OutputArgs;
 /// `casemate serve`
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Directory of the records [default: /var/lib/casemate/serve for root, else below
-    /// $XDG_STATE_HOME]
+    /// Directory of the records [default: /var/lib/casemate/serve for root, else in the user's
+    /// state directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) records: Option<PathBuf>,
     /// Directory of wanted VMs, a NAME.toml for each: started when a file appears, stopped when it

@@ -119,12 +119,12 @@ fn next(doing: Doing) -> String {
 }
 
 fn tell_event(event: &Event, client: &Client, name: &VmName, tell: &mut dyn FnMut(&Progress)) {
-    let state = || client.status(name).ok().and_then(|view| view.state);
+    let told = || client.status(name).ok().and_then(|view| view.state);
     let progress = match (event.kind, event.stage.and_then(Stage::from_code)) {
-        (EventKind::QemuStarted, _) => state()
+        (EventKind::QemuStarted, _) => told()
             .map(|state| Progress { at_ms: 0, event: Step::QemuStarted { accel: state.accel } }),
         (EventKind::Stage, Some(stage)) => {
-            let at_ms = state().and_then(|state| state.reached_ms.get(&stage.code()).copied());
+            let at_ms = told().and_then(|state| state.reached_ms.get(&stage.code()).copied());
             let event = Step::Stage { stage: StageCode(stage) };
             Some(Progress { at_ms: at_ms.unwrap_or(0), event })
         }

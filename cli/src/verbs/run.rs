@@ -67,14 +67,13 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         }
         return Ok(Outcome::Done);
     }
-    let state = match client {
-        Some(client) => daemon::run(&client, &plan, release.dir(), restart, &mut tell)?,
-        None => {
-            let supervisor =
-                SupervisorCommand::this_program().context("cannot tell which program this is")?;
-            let started = casemate_launcher::start(&plan, &supervisor, &mut tell);
-            started.map_err(with_hint)?.state
-        }
+    let state = if let Some(client) = client {
+        daemon::run(&client, &plan, release.dir(), restart, &mut tell)?
+    } else {
+        let supervisor =
+            SupervisorCommand::this_program().context("cannot tell which program this is")?;
+        let started = casemate_launcher::start(&plan, &supervisor, &mut tell);
+        started.map_err(with_hint)?.state
     };
     let report = Report::new(&state, release.dir());
     match args.output.format {
