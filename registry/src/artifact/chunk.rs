@@ -32,7 +32,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// What artifacts are published with. Others work too, but share no chunk with these.
-    pub const DEFAULT: Self = Self::around(1024 * 1024);
+    pub const DEFAULT: Self = Self::around(256 * 1024);
 
     /// Chunks of about `average` bytes, a power of two of at most 4 MiB.
     #[must_use]
