@@ -47,9 +47,8 @@ fn main() -> io::Result<()> {
     for kib in [64, 256, 1024, 4096] {
         for content in [false, true] {
             let len = kib * 1024;
-            let cut = |path| match content {
-                true => by_content(path, Sizes::around(len)),
-                false => fixed(path, len),
+            let cut = |path| {
+                if content { by_content(path, Sizes::around(len)) } else { fixed(path, len) }
             };
             let before = cut(&old)?;
             let since = Instant::now();

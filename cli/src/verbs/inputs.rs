@@ -9,7 +9,7 @@ use casemate_builder::fetch::Cache;
 use casemate_builder::progress::{Progress as _, Total};
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::platform::Platform;
-use casemate_registry::artifact::descriptor::Kind;
+use casemate_registry::artifact::descriptor::{FileEntry, Kind};
 use casemate_registry::artifact::files;
 use casemate_registry::artifact::publish::{PublishOptions, publish};
 use casemate_registry::artifact::pull::resolve;
@@ -124,7 +124,7 @@ pub(super) fn take(
     let found = resolve(source.as_ref(), &from.selector, Kind::Inputs)
         .hint("`casemate image export-inputs` makes an input bundle")?;
     let files = found.descriptor.files().values();
-    let sizes = files.filter(|file| wanted.contains_key(&file.sha256())).map(|file| file.size());
+    let sizes = files.filter(|file| wanted.contains_key(&file.sha256())).map(FileEntry::size);
     let phase = bars.phase("inputs", Total::Bytes(sizes.sum()));
     let advance = |bytes| phase.advance(bytes);
     let jobs = args.transfers.get();

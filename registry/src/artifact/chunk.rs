@@ -32,7 +32,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// What artifacts are published with. Others work too, but share no chunk with these.
-    pub const DEFAULT: Self = Self::around(1024 * 1024);
+    pub const DEFAULT: Self = Self::around(256 * 1024);
 
     /// Chunks of about `average` bytes, a power of two of at most 4 MiB.
     #[must_use]
@@ -201,7 +201,9 @@ mod tests {
         for piece in pieces {
             assert_eq!(piece.offset, bytes.len() as u64);
             match piece.chunk {
-                Chunk::Zeros(run) => bytes.resize(bytes.len() + run.zeros as usize, 0),
+                Chunk::Zeros(run) => {
+                    bytes.resize(bytes.len() + usize::try_from(run.zeros).unwrap(), 0);
+                }
                 Chunk::Stored(blob) => {
                     assert_eq!(blob, Blob::of(&piece.bytes));
                     bytes.extend(&piece.bytes);

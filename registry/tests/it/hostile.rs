@@ -132,7 +132,7 @@ fn reply(mut stream: TcpStream, from: usize, answer: Answer) -> std::io::Result<
         Answer::Endless => {
             write!(stream, "HTTP/1.1 200 X\r\n{close}")?;
             loop {
-                stream.write_all(&[b' '; 65536])?;
+                stream.write_all(&[b' '; 16384])?;
             }
         }
         Answer::Huge(len) => write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {len}\r\n{close}"),
@@ -210,7 +210,7 @@ impl Release {
         let store = opened(&format!("oci://127.0.0.1:{}/a", self.server.port), &tight());
         let since = Instant::now();
         let result = pulled(store.as_ref(), &Selector::Tag(tag("v1")), &out);
-        assert!(since.elapsed() < Duration::from_secs(60), "took {:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_mins(1), "took {:?}", since.elapsed());
         match &result {
             Ok(_) => assert!(std::fs::read(out.join("manifest.json")).unwrap() == self.file),
             Err(error) => {
@@ -294,7 +294,7 @@ fn bodies_without_end_and_lengths_beyond_measure() {
     for answer in [Answer::Endless, Answer::Huge(1 << 50)] {
         for number in 0..3 {
             let flood = release();
-            flood.server.answer(flood.paths()[number], &[answer.clone()]);
+            flood.server.answer(flood.paths()[number], std::slice::from_ref(&answer));
             let error = flood.store_error();
             assert!(
                 matches!(

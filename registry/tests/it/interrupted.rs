@@ -1,6 +1,7 @@
 //! Killed at every step of a push and of a pull, a store stays readable and the next run continues.
 
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -104,7 +105,6 @@ fn run_child(what: &str, steps: usize, dir: &Path) -> bool {
     command.args(["--exact", "interrupted::child"]);
     command.env(JOB, format!("{what} {steps} {}", dir.display()));
     let output = command.output().unwrap();
-    use std::os::unix::process::ExitStatusExt as _;
     let killed = output.status.signal() == Some(9);
     assert!(killed || output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     !killed

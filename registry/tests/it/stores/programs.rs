@@ -58,7 +58,8 @@ pub(crate) fn registry(login: bool) -> Option<Server> {
         let line = "me:$2b$05$g96ppFSZTVH5g2QsFz2RCOCwsbaPoaYaiGZhccww/dpSpeMWwWcqG\n";
         let path = dir.path().join("htpasswd");
         std::fs::write(&path, line).unwrap();
-        config += &format!("auth:\n  htpasswd: {{realm: casemate, path: {}}}\n", path.display());
+        let path = path.display();
+        config = format!("{config}auth: {{htpasswd: {{realm: casemate, path: {path}}}}}\n");
     }
     let path = dir.path().join("config.yml");
     std::fs::write(&path, config).unwrap();
