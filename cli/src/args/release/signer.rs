@@ -20,10 +20,10 @@ pub(crate) struct SignerArgs {
     #[arg(long)]
     pub(crate) keyless: bool,
     /// File with the identity token [default: the CI system's]
-    #[arg(long, value_name = "FILE", requires = "keyless")]
+    #[arg(long, value_name = "FILE", requires = "keyless", conflicts_with = "key")]
     pub(crate) identity_token: Option<PathBuf>,
     /// Which services to ask, as `cosign signing-config create` writes it [default: Sigstore's
     /// public ones, as they were when casemate was compiled]
-    #[arg(long, value_name = "FILE", requires = "keyless")]
+    #[arg(long, value_name = "FILE", requires = "keyless", conflicts_with = "key")]
     pub(crate) signing_config: Option<PathBuf>,
 }
