@@ -5,6 +5,7 @@
 mod amd;
 mod chains;
 mod gpu_devices;
+mod gpu_others;
 mod gpu_samples;
 mod gpu_vms;
 mod nvidia;

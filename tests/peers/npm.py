@@ -29,7 +29,7 @@ def registry():
             return said.stdout.strip().rstrip("/")
     except OSError:
         pass
-    return "https://registry.npmjs.org"
+    sys.exit("npm.py: no npm registry is known: set npm_config_registry, or install npm")
 
 
 source = registry()
