@@ -385,10 +385,14 @@ impl<'a> Watch<'a> {
 
     /// QEMU has ended: why?
     fn ended(mut self, status: ExitStatus) -> Result<Outcome, SuperviseError> {
-        // What the guest and QEMU said last may still be on its way.
+        // What the guest and QEMU said last may still be on its way, in connections too that were
+        // not taken yet.
+        self.accept();
         let until = Instant::now() + Duration::from_millis(300);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.signals.recv_timeout(left.min(TICK)) {
+                // A monitor that is cut off is no other end than that of its process.
+                Ok(Signal::QmpFailed(error)) => self.qmp_lost(&error),
                 Ok(signal) => drop(self.take(signal)?),
                 Err(_) if self.words.tail().closed => break,
                 Err(_) => {}
