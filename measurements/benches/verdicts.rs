@@ -89,8 +89,8 @@ fn real(vectors: &Path) -> (f64, f64) {
     let (ask, ark) = (Some(file("milan_ask.pem")), Some(file("milan_ark.pem")));
     let table = CertificateTable { vcek, ask, ark, ..CertificateTable::default() };
     let roots = Roots::amd().unwrap();
-    // 2026-01-01, when all of them are valid.
-    let basis = Basis::new(&roots, UnixTime(1_767_225_600));
+    // 2026-06-01, when all of them are valid.
+    let basis = Basis::new(&roots, UnixTime(1_780_272_000));
     let verify = |basis| {
         let (report_data, measurement) = (Expect::Any, Expect::Any);
         let platform = Platform::Snp;
