@@ -134,7 +134,7 @@ impl Files for Directory {
             let (store, what) = (self.name(), path.to_owned());
             return Err(StoreError::TooLong { store, what, most: most as u64 });
         }
-        Ok(Some(Loaded { bytes }))
+        Ok(Some(Loaded { bytes, version: None }))
     }
 
     fn swap(&self, path: &str, bytes: &[u8], was: Option<&Loaded>) -> Result<bool, StoreError> {

@@ -40,7 +40,8 @@ pub enum StoreError {
     /// It wants to know who asks.
     #[error(
         "{store}: {what}: not allowed (HTTP status {status}); registries take who you are from \
-         docker's config.json (`docker login`, `oras login`)"
+         docker's config.json (`docker login`, `oras login`), object stores from \
+         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )]
     Denied {
         /// The store.
@@ -142,8 +143,8 @@ pub enum StoreError {
         /// The store.
         store: String,
     },
-    /// No store of this kind can be talked to yet.
-    #[error("{store}: object stores are not supported yet; use oci://, file:/// or https://")]
+    /// This build talks to no store of this kind.
+    #[error("{store}: this casemate was built without object stores (feature `objects`)")]
     Unsupported {
         /// The store.
         store: String,

@@ -30,6 +30,8 @@ const RACES: u32 = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Loaded {
     pub(super) bytes: Vec<u8>,
+    /// What the store calls this state, where it names states.
+    pub(super) version: Option<String>,
 }
 
 /// Keeps files by path.

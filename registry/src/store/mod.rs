@@ -1,4 +1,4 @@
-//! Where artifacts are kept: a directory, a web server in front of one, an OCI
+//! Where artifacts are kept: a directory, a web server in front of one, an object store, an OCI
 //! registry.
 //!
 //! All keep the same things: blobs by hash, which are made once and never change, OCI manifests,
@@ -11,6 +11,9 @@ mod directory;
 mod error;
 mod http;
 mod layout;
+mod object_settings;
+#[cfg(feature = "objects")]
+mod objects;
 mod oci;
 mod web;
 
@@ -26,6 +29,7 @@ use crate::reference::{Place, Selector, Tag};
 
 pub use credentials::{CredentialError, Credentials};
 pub use error::StoreError;
+pub use object_settings::ObjectSettings;
 
 /// How often a transfer that broke off is taken up again.
 const ATTEMPTS: u32 = 5;
@@ -41,6 +45,8 @@ pub struct Options {
     pub insecure_http: bool,
     /// Who asks registries.
     pub credentials: Credentials,
+    /// Where object stores are, and who asks them.
+    pub objects: ObjectSettings,
 }
 
 impl Default for Options {
@@ -49,6 +55,7 @@ impl Default for Options {
             patience: Duration::from_secs(30),
             insecure_http: false,
             credentials: Credentials::default(),
+            objects: ObjectSettings::default(),
         }
     }
 }
@@ -144,6 +151,11 @@ pub fn open(place: &Place, options: &Options) -> Result<Box<dyn Store>, StoreErr
     match place {
         Place::Directory { path } => Ok(Box::new(layout::Layout(directory::Directory::new(path)))),
         Place::Web { .. } => Ok(Box::new(layout::Layout(web::Web::new(place, options)))),
+        #[cfg(feature = "objects")]
+        Place::S3 { bucket, prefix } => {
+            Ok(Box::new(layout::Layout(objects::Bucket::open(bucket, prefix, options)?)))
+        }
+        #[cfg(not(feature = "objects"))]
         Place::S3 { .. } => Err(StoreError::Unsupported { store: place.to_string() }),
         Place::Oci { authority, repository } => {
             Ok(Box::new(oci::Registry::new(authority, repository, options)))

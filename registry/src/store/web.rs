@@ -73,7 +73,7 @@ impl Files for Web {
         let (ask, answer) = self.ask(Method::GET, path, 0, most as u64)?;
         let Some(answer) = answer else { return Ok(None) };
         let bytes = self.http.body(&ask, answer, most)?;
-        Ok(Some(Loaded { bytes }))
+        Ok(Some(Loaded { bytes, version: None }))
     }
 
     fn swap(&self, _path: &str, _bytes: &[u8], _was: Option<&Loaded>) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use casemate_builder::progress::{Phase, Progress as _, Total};
 use casemate_registry::artifact::pull::{PullOptions, Pulled, Resolved};
 use casemate_registry::cache::{FetchOptions, ReleaseCache};
 use casemate_registry::reference::{self, Reference, Selector};
-use casemate_registry::store::{Credentials, Expected, Options};
+use casemate_registry::store::{Credentials, Expected, ObjectSettings, Options};
 
 use crate::args::{FetchArgs, StoreArgs};
 use crate::outcome::HintExt as _;
@@ -22,6 +22,7 @@ pub(crate) fn options(args: &StoreArgs) -> Options {
         patience: Duration::from_secs(args.store_timeout),
         insecure_http: args.insecure_http,
         credentials: Credentials::from_environment(|name| std::env::var_os(name)),
+        objects: ObjectSettings::from_environment(std::env::vars_os()),
     }
 }
 

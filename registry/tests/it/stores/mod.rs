@@ -197,18 +197,32 @@ fn a_directory_keeps_releases() {
 }
 
 #[test]
+fn an_object_store_keeps_releases() {
+    let Some(objects) = programs::s3() else { return };
+    let options = Options { objects, ..Options::default() };
+    assert!(!format!("{options:?}").contains(programs::SECRET));
+    for place in ["s3://bucket", "s3://bucket/some/prefix"] {
+        exercise(opened(place, &options).as_ref());
+    }
+    let error = found(opened("s3://no-such-bucket", &options).as_ref(), &Selector::Tag(tag("a")));
+    assert!(matches!(error, Err(PullError::None { .. })), "{error:?}");
+}
+
+#[test]
 fn a_mirror_has_the_same_digests() {
     let Some(server) = programs::registry(false) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let options = Options::default();
+    let Some(objects) = programs::s3() else { return };
+    let options = Options { objects, ..Options::default() };
     let file = opened(&format!("file://{}/store", dir.path().display()), &options);
+    let bucket = opened("s3://bucket/mirror", &options);
     let oci = opened(&format!("oci://127.0.0.1:{}/a/b", server.port), &options);
     let back = opened(&format!("file://{}/back", dir.path().display()), &options);
     let one = dir.path().join("one");
     version_1(&one);
     let original = published(file.as_ref(), &one, "x", Expected::Any).unwrap();
     let pinned = Selector::Digest(original.manifest);
-    for (from, to) in [(&file, &oci), (&oci, &back)] {
+    for (from, to) in [(&file, &bucket), (&bucket, &oci), (&oci, &back)] {
         let artifact = found(from.as_ref(), &pinned).unwrap();
         let tag = Some((&tag("y"), Expected::Absent));
         let done = mirror((from.as_ref(), &artifact), to.as_ref(), tag, 4, &|_| ()).unwrap();

@@ -1,11 +1,17 @@
-//! Real programs that keep artifacts: docker-registry, and oras as another client.
+//! Real programs that keep artifacts: docker-registry, moto's S3, and oras as another client.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use casemate_registry::store::ObjectSettings;
 
 use crate::run;
+
+/// What may stand in no message.
+pub(crate) const SECRET: &str = "hunter2";
 
 /// Skips a test that needs `what`; fails where `CASEMATE_REQUIRE` names it.
 pub(crate) fn skip(what: &str, reason: &str) {
@@ -69,6 +75,41 @@ pub(crate) fn registry(login: bool) -> Option<Server> {
     let mut child = command.spawn().unwrap();
     let port = port_after(child.stderr.take().unwrap(), "listening on 127.0.0.1:");
     Some(Server { child, port, _dir: Some(dir) })
+}
+
+/// Settings of moto's S3 server, which has a bucket `bucket`. It starts once for all tests.
+pub(crate) fn s3() -> Option<ObjectSettings> {
+    static SERVER: OnceLock<Option<u16>> = OnceLock::new();
+    let port = SERVER.get_or_init(|| {
+        let venv = peer("moto.sh")?;
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(venv.join("bin/python3"));
+        // It must not outlive the tests: it ends when its standard input does.
+        let script = "import os,sys,threading\n\
+            threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)),daemon=True).start()\n\
+            from moto.server import main\nmain(['-H','127.0.0.1','-p','0'])";
+        command.args(["-c", script]).current_dir(dir.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let port = port_after(child.stderr.take().unwrap(), "http://127.0.0.1:");
+        run(Command::new("curl")
+            .args(["-sf", "-X", "PUT"])
+            .arg(format!("http://127.0.0.1:{port}/bucket")));
+        std::mem::forget((child, dir));
+        Some(port)
+    });
+    let port = (*port)?;
+    let set = |name: &str, value: &str| (name.into(), value.into());
+    let settings = ObjectSettings::from_environment(
+        [
+            set("AWS_ENDPOINT_URL", &format!("http://127.0.0.1:{port}")),
+            set("AWS_REGION", "us-east-1"),
+            set("AWS_ACCESS_KEY_ID", "me"),
+            set("AWS_SECRET_ACCESS_KEY", SECRET),
+        ]
+        .into_iter(),
+    );
+    Some(settings)
 }
 
 /// Runs a script of tests/peers and gives the path that it prints; `None` with a word where it

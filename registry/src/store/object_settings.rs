@@ -1,0 +1,32 @@
+//! Where object stores are and who asks them, as the environment says it.
+
+use std::ffi::OsString;
+use std::fmt;
+
+/// What the environment says about object stores: variables that begin with `AWS_`.
+#[derive(Clone, Default)]
+pub struct ObjectSettings(Vec<(String, String)>);
+
+impl ObjectSettings {
+    /// Takes those of `variables` that are about object stores.
+    #[must_use]
+    pub fn from_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self(variables.filter_map(text).filter(|(name, _)| name.starts_with("AWS_")).collect())
+    }
+
+    /// The variables and their values.
+    #[cfg(feature = "objects")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl fmt::Debug for ObjectSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secret.
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
