@@ -13,48 +13,56 @@ td,th{border:1px solid #ccc;padding:.25rem .6rem;text-align:left;vertical-align:
 td,pre{font-family:ui-monospace,monospace;font-size:.85rem}\
 pre{background:#f4f4f4;padding:.75rem;overflow-x:auto}\
 .warning{background:#8a1c1c;color:#fff;padding:.75rem;font-weight:bold}\
+.good{background:#14532d;color:#fff;padding:.75rem;font-weight:bold}\
 @media(prefers-color-scheme:dark){body{color:#e8e8e8;background:#161616}\
 pre{background:#222}td,th{border-color:#444}a{color:#9cf}}";
 
+/// What a page verifies in the reader's browser. Part of the pages that have something to verify.
+const SCRIPT: &str = include_str!("verify.js");
+
 /// A piece of a page.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Html(String);
+pub(super) struct Html {
+    text: String,
+    /// Whether the page verifies something.
+    verifies: bool,
+}
 
 impl Html {
     fn text(&mut self, text: &str) {
         for c in text.chars() {
             match c {
-                '&' => self.0.push_str("&amp;"),
-                '<' => self.0.push_str("&lt;"),
-                '>' => self.0.push_str("&gt;"),
-                '"' => self.0.push_str("&quot;"),
-                '\'' => self.0.push_str("&#39;"),
+                '&' => self.text.push_str("&amp;"),
+                '<' => self.text.push_str("&lt;"),
+                '>' => self.text.push_str("&gt;"),
+                '"' => self.text.push_str("&quot;"),
+                '\'' => self.text.push_str("&#39;"),
                 // What has no place in a document, and what turns the direction of text.
-                c if is_unseen(c) => self.0.push('\u{fffd}'),
-                c => self.0.push(c),
+                c if is_unseen(c) => self.text.push('\u{fffd}'),
+                c => self.text.push(c),
             }
         }
     }
 
     /// Begins an element.
     pub(super) fn open(&mut self, tag: &'static str, attributes: &[(&'static str, &str)]) {
-        self.0.push('<');
-        self.0.push_str(tag);
+        self.text.push('<');
+        self.text.push_str(tag);
         for (name, value) in attributes {
-            self.0.push(' ');
-            self.0.push_str(name);
-            self.0.push_str("=\"");
+            self.text.push(' ');
+            self.text.push_str(name);
+            self.text.push_str("=\"");
             self.text(value);
-            self.0.push('"');
+            self.text.push('"');
         }
-        self.0.push('>');
+        self.text.push('>');
     }
 
     /// Ends an element.
     pub(super) fn close(&mut self, tag: &'static str) {
-        self.0.push_str("</");
-        self.0.push_str(tag);
-        self.0.push_str(">\n");
+        self.text.push_str("</");
+        self.text.push_str(tag);
+        self.text.push_str(">\n");
     }
 
     /// An element with a text.
@@ -62,6 +70,28 @@ impl Html {
         self.open(tag, &[]);
         self.text(text);
         self.close(tag);
+    }
+
+    /// An element of a class with a text.
+    pub(super) fn classed(&mut self, tag: &'static str, class: &str, text: &str) {
+        self.open(tag, &[("class", class)]);
+        self.text(text);
+        self.close(tag);
+    }
+
+    /// What the script verifies, and where it says what it found.
+    pub(super) fn verified_here(&mut self, data: &serde_json::Value) {
+        self.verifies = true;
+        self.open("p", &[("id", "verdict"), ("class", "warning")]);
+        self.text("Not verified in this browser: it runs no scripts.");
+        self.close("p");
+        self.open("table", &[("id", "verified")]);
+        self.row("th", &["File", "What this browser found"]);
+        self.close("table");
+        self.open("script", &[("type", "application/json"), ("id", "release")]);
+        // Nothing in it can end the element.
+        self.text.push_str(&data.to_string().replace('<', "\\u003c"));
+        self.close("script");
     }
 
     /// The same for what a machine reads.
@@ -114,14 +144,20 @@ fn is_unseen(c: char) -> bool {
     (c.is_control() && c != '\n') || turns
 }
 
-/// A whole page. Its policy allows its own style and nothing else: no script, no image, no form,
-/// no other address.
+/// The hash that a policy allows a text by.
+fn allowed(text: &str) -> String {
+    format!("'sha256-{}'", STANDARD.encode(Sha256Hash::of(text.as_bytes()).as_bytes()))
+}
+
+/// A whole page. Its policy allows its own style and script and nothing else: no image, no form, no
+/// other address.
 pub(super) fn page(title: &str, body: &Html) -> String {
-    let style = STANDARD.encode(Sha256Hash::of(STYLE.as_bytes()).as_bytes());
+    let script = if body.verifies { allowed(SCRIPT) } else { "'none'".to_owned() };
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; style-src {}; script-src {script}; base-uri 'none'; form-action 'none'",
+        allowed(STYLE)
     );
-    let mut html = Html("<!DOCTYPE html>\n".to_owned());
+    let mut html = Html { text: "<!DOCTYPE html>\n".to_owned(), verifies: false };
     html.open("html", &[("lang", "en")]);
     html.open("head", &[]);
     html.open("meta", &[("charset", "utf-8")]);
@@ -129,16 +165,21 @@ pub(super) fn page(title: &str, body: &Html) -> String {
     html.open("meta", &[("name", "viewport"), ("content", "width=device-width")]);
     html.open("meta", &[("name", "referrer"), ("content", "no-referrer")]);
     html.element("title", title);
-    // The one text that is not escaped: a constant.
-    html.0.push_str("<style>");
-    html.0.push_str(STYLE);
-    html.0.push_str("</style>\n");
+    // Texts that are not escaped are constants.
+    html.text.push_str("<style>");
+    html.text.push_str(STYLE);
+    html.text.push_str("</style>\n");
     html.close("head");
     html.open("body", &[]);
-    html.0.push_str(&body.0);
+    html.text.push_str(&body.text);
+    if body.verifies {
+        html.text.push_str("<script>");
+        html.text.push_str(SCRIPT);
+        html.text.push_str("</script>\n");
+    }
     html.close("body");
     html.close("html");
-    html.0
+    html.text
 }
 
 #[cfg(test)]
@@ -153,6 +194,6 @@ mod tests {
         html.close("a");
         let expected = "<a href=\"&quot;&gt;&lt;script&gt;\">&lt;img src=x \
                         onerror=&#39;alert(1)&#39;&gt;&amp;\u{fffd}\u{fffd}</a>\n";
-        assert_eq!(html.0, expected);
+        assert_eq!(html.text, expected);
     }
 }

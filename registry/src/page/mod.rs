@@ -1,11 +1,14 @@
 //! The transparency page: what was released, as a static site that anyone can keep and serve.
 //!
-//! A page says what a release directory says of itself: its digests by shape, what changed since
-//! the release before, package by package, and which signature files lie beside it. It verifies no
-//! signature, says so, and names the commands that do. It loads nothing from anywhere.
+//! A page says what a release directory says of itself: its digests by shape, its packages, what
+//! changed since the release before, package by package, and which signature files lie beside it.
+//! With a signers file it says who of them signed, and the reader's browser verifies what keys
+//! signed again; with an index also what is current and what is revoked. Whoever serves a page can
+//! serve another, so each names the commands that rest on nobody. It loads nothing from anywhere.
 
 mod changes;
 mod html;
+mod listed;
 mod release;
 
 use std::collections::BTreeMap;
@@ -15,41 +18,56 @@ use std::path::{Path, PathBuf};
 use casemate_measurements::manifest::artifact;
 use casemate_measurements::platform::Platform;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use changes::{Change, changes};
 use html::{Html, page};
 pub use release::{PageError, Release, SignatureFile};
+use serde_json::{Value, json};
+
+use crate::attestation::MANIFEST_PREDICATE;
+use crate::index::IndexFile;
+use crate::verify::{Judgement, Policy};
 
 /// Name of the page that lists all releases.
 const INDEX: &str = "index.html";
 
+/// An index that was judged.
+#[derive(Debug)]
+pub struct ListedIndex<'a> {
+    /// The index.
+    pub file: &'a IndexFile,
+    /// Who signed it.
+    pub judgement: Judgement,
+}
+
+/// What a site is about.
+#[derive(Debug)]
+pub struct Site<'a> {
+    /// The releases, the earlier ones of a name first.
+    pub releases: &'a [Release],
+    /// Whom the reader is told about, the same by whom the releases were judged.
+    pub policy: Option<&'a Policy>,
+    /// What is current.
+    pub index: Option<ListedIndex<'a>>,
+}
+
 /// Renders a site: its files by name. Releases of one name are compared in the order given.
 #[must_use]
-pub fn render(releases: &[Release]) -> BTreeMap<String, String> {
+pub fn render(site: &Site<'_>) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut list = Html::default();
     list.element("h1", "Releases");
     list.element("p", "Each page says what a release says of itself, and how to verify that.");
-    list.open("table", &[]);
-    list.row(
-        "th",
-        &["Release", "Platform", "Digests", "Signature files", "SHA-256 of manifest.json"],
-    );
-    for (index, release) in releases.iter().enumerate() {
-        let name = file_name(index, release);
-        list.open("tr", &[]);
-        list.open("td", &[]);
-        list.link(&name, &title(release));
-        list.close("td");
-        list.element("td", platform(release));
-        list.element("td", &release.manifest.reference_values.len().to_string());
-        list.element("td", &release.signatures.len().to_string());
-        list.code("td", &release.manifest_sha256.to_string());
-        list.close("tr");
+    listed::releases(&mut list, site);
+    listed::index(&mut list, site);
+    listed::revoked(&mut list, site);
+    for (index, release) in site.releases.iter().enumerate() {
         let same = |other: &&Release| other.manifest.release.name == release.manifest.release.name;
-        let before = releases[..index].iter().rev().find(same);
-        files.insert(name, page(&title(release), &body(release, before)));
+        let before = site.releases[..index].iter().rev().find(same);
+        files
+            .insert(file_name(index, release), page(&title(release), &body(site, release, before)));
     }
-    list.close("table");
     files.insert(INDEX.to_owned(), page("Releases", &list));
     files
 }
@@ -88,13 +106,17 @@ fn file_name(index: usize, release: &Release) -> String {
 }
 
 fn platform(release: &Release) -> &'static str {
-    match release.manifest.release.platform {
+    platform_of(release.manifest.release.platform)
+}
+
+fn platform_of(platform: Platform) -> &'static str {
+    match platform {
         Platform::Snp => "AMD SEV-SNP",
         Platform::Simulated => "SIMULATED, proves nothing",
     }
 }
 
-fn body(release: &Release, before: Option<&Release>) -> Html {
+fn body(site: &Site<'_>, release: &Release, before: Option<&Release>) -> Html {
     let mut html = Html::default();
     html.open("p", &[]);
     html.link(INDEX, "All releases");
@@ -103,18 +125,30 @@ fn body(release: &Release, before: Option<&Release>) -> Html {
     if release.manifest.release.platform == Platform::Simulated {
         html.warning("This release is for the SIMULATED platform: its VMs prove nothing.");
     }
+    let named = &release.manifest.release;
+    let objection = site.index.as_ref().and_then(|listed| {
+        let index = listed.file.index();
+        index.objection(&named.name, &named.version, &release.manifest_sha256)
+    });
+    if let Some(objection) = objection {
+        html.warning(&format!("Not to be used: {objection}."));
+    }
     html.open("table", &[]);
     html.fact("Platform", platform(release));
+    if let Some(state) = listed::state(site, release) {
+        html.fact("In the index", &state);
+    }
     html.fact("SHA-256 of manifest.json", &release.manifest_sha256.to_string());
     html.fact("Recipe", &release.manifest.inputs.recipe_sha256.to_string());
     html.fact("Lock", &release.manifest.inputs.lock_sha256.to_string());
     html.fact("Guest policy", &release.manifest.guest_policy.to_string());
     html.close("table");
     verify(&mut html, release);
-    signatures(&mut html, release);
+    signatures(&mut html, site, release);
     differences(&mut html, release, before);
     artifacts(&mut html, release);
     digests(&mut html, release);
+    packages(&mut html, release);
     html
 }
 
@@ -135,19 +169,54 @@ fn verify(html: &mut Html, release: &Release) {
     ]);
 }
 
-fn signatures(html: &mut Html, release: &Release) {
-    html.element("h2", "Signature files");
+fn signatures(html: &mut Html, site: &Site<'_>, release: &Release) {
+    html.element("h2", "Signatures");
     if release.signatures.is_empty() {
         html.element("p", "There are none: nobody vouches for this release here.");
         return;
     }
-    html.element("p", "What the files say of themselves. This page verified none of them.");
+    if let (Some(policy), Some(judgement)) = (site.policy, &release.judgement) {
+        let sentence = listed::sentence(judgement);
+        html.element("p", &format!("Judged when this page was made: {sentence}."));
+        html.open("table", &[]);
+        html.row("th", &["Signer", "SHA-256 of the public key"]);
+        for signer in policy.signers() {
+            let key = signer.plain_key().map(|key| key.sha256().to_string());
+            let key = key.unwrap_or_else(|| "by identity or log: not verified in browsers".into());
+            html.row("td", &[signer.name(), &key]);
+        }
+        html.close("table");
+        html.verified_here(&verification(policy, release));
+    }
+    html.element("p", "What the files say of themselves:");
     html.open("table", &[]);
     html.row("th", &["File", "Signs", "Key or certificate", "SHA-256 of the file"]);
     for file in &release.signatures {
         html.row("td", &[&file.path, &file.predicate, &file.signer, &file.sha256.to_string()]);
     }
     html.close("table");
+}
+
+/// What a browser needs to verify a release's signatures.
+fn verification(policy: &Policy, release: &Release) -> Value {
+    let signers = policy.signers().iter().filter_map(|signer| {
+        let key = signer.plain_key()?;
+        let spki = STANDARD.encode(key.spki());
+        Some(json!({ "name": signer.name(), "curve": key.curve(), "spki": spki }))
+    });
+    let signs = release.signatures.iter().filter(|file| file.predicate == MANIFEST_PREDICATE);
+    let bundles = signs.filter_map(|file| {
+        let text = std::str::from_utf8(release.bundles.get(&file.path)?).ok()?;
+        Some(json!({ "path": file.path, "text": text }))
+    });
+    json!({
+        "manifest": STANDARD.encode(&release.manifest_bytes),
+        "manifest_sha256": release.manifest_sha256,
+        "predicate_type": MANIFEST_PREDICATE,
+        "threshold": policy.threshold(),
+        "signers": signers.collect::<Vec<_>>(),
+        "bundles": bundles.collect::<Vec<_>>(),
+    })
 }
 
 fn differences(html: &mut Html, release: &Release, before: Option<&Release>) {
@@ -209,11 +278,27 @@ fn digests(html: &mut Html, release: &Release) {
         html.open("table", &[]);
         html.row("th", &["vCPUs", "MEASUREMENT"]);
         for (vcpus, digest) in rows {
-            html.row("td", &[&vcpus.to_string(), &digest]);
+            html.open("tr", &[]);
+            html.element("td", &vcpus.to_string());
+            html.classed("td", "digest", &digest);
+            html.close("tr");
         }
         html.close("table");
         html.close("details");
     }
+}
+
+fn packages(html: &mut Html, release: &Release) {
+    html.element("h2", "Bill of materials");
+    html.open("details", &[]);
+    html.element("summary", &format!("{} packages, as sbom.json has them", release.packages.len()));
+    html.open("table", &[]);
+    html.row("th", &["Package", "Version"]);
+    for (name, versions) in &release.packages {
+        html.row("td", &[name, &versions.join(", ")]);
+    }
+    html.close("table");
+    html.close("details");
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use super::changes::Packages;
 use crate::artifact::source::{Source, SourceError};
+use crate::release::{Depth, ReleaseError};
+use crate::verify::{Judgement, Policy};
 
 /// Most bytes of a bill of materials.
 const MAX_SBOM: u64 = 64 * 1024 * 1024;
@@ -25,6 +27,9 @@ pub enum PageError {
     /// A release cannot be read.
     #[error(transparent)]
     Release(#[from] SourceError),
+    /// Its signatures cannot be judged.
+    #[error(transparent)]
+    Signatures(#[from] ReleaseError),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -65,25 +70,31 @@ pub struct SignatureFile {
 }
 
 /// A release as a page shows it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Release {
     /// Its manifest.
     pub manifest: Manifest,
+    /// The manifest's bytes.
+    pub(super) manifest_bytes: Vec<u8>,
     /// The manifest's SHA-256.
     pub manifest_sha256: Sha256Hash,
+    /// Who of those whom a policy names signed it; `None` without a policy.
+    pub(super) judgement: Option<Judgement>,
     /// Signature files, by path.
     pub signatures: Vec<SignatureFile>,
+    /// The signature files themselves, by path.
+    pub(super) bundles: BTreeMap<String, Vec<u8>>,
     /// Versions by package.
     pub(super) packages: Packages,
 }
 
 impl Release {
-    /// Reads the release in `dir`: manifest, bill of materials and signature files. The others are
-    /// not opened.
+    /// Reads the release in `dir`: manifest, bill of materials and signature files, which are judged
+    /// by `policy`. The other files are not opened.
     ///
     /// # Errors
     /// When one of them cannot be read or is malformed.
-    pub fn read(dir: &Path) -> Result<Self, PageError> {
+    pub fn read(dir: &Path, policy: Option<&Policy>) -> Result<Self, PageError> {
         let source = Source::of_release(dir)?;
         let path = dir.join(casemate_measurements::manifest::FILE_NAME);
         let bytes = read(&path, casemate_measurements::manifest::MAX_LEN as u64)?;
@@ -99,10 +110,23 @@ impl Release {
             return Err(wrong("its hash is not the one in the manifest"));
         }
         let sbom: Value = serde_json::from_slice(&sbom).map_err(|_| wrong("it is no JSON"))?;
+        let judgement = match policy {
+            None => None,
+            Some(policy) => {
+                let release = crate::release::Release::open(dir)?;
+                Some(release.verify(policy, Depth::Manifest)?.manifest)
+            }
+        };
         let signatures = source.signatures.iter();
         Ok(Self {
             manifest_sha256: Sha256Hash::of(&bytes),
+            manifest_bytes: bytes,
             manifest,
+            judgement,
+            bundles: signatures
+                .clone()
+                .map(|(path, bytes)| (path.clone(), bytes.clone()))
+                .collect(),
             signatures: signatures.map(|(path, bytes)| signature(path, bytes)).collect(),
             packages: packages(&sbom),
         })

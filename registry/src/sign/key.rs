@@ -118,6 +118,19 @@ impl PublicKey {
         DerPublicKey::new(self.spki.clone())
     }
 
+    /// The same as bytes.
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// The curve, as web browsers call it.
+    pub(crate) const fn curve(&self) -> &'static str {
+        match self.point {
+            Point::P256(_) => "P-256",
+            Point::P384(_) => "P-384",
+        }
+    }
+
     /// Whether it signed `message`: ECDSA with the hash of its curve's size, the signature in DER.
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.point {

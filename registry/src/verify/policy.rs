@@ -172,6 +172,14 @@ impl TrustedSigner {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// His key, if he is known by one whose signature alone counts.
+    pub(crate) fn plain_key(&self) -> Option<&PublicKey> {
+        match &self.known {
+            Known::Key { key, log: Log::WhenGiven } => Some(key),
+            Known::Key { .. } | Known::Identity { .. } => None,
+        }
+    }
 }
 
 /// Whom to believe.

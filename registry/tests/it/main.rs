@@ -11,6 +11,7 @@ mod interrupted;
 mod keyless;
 #[path = "../../../measurements/tests/ovmf/mod.rs"]
 mod ovmf;
+mod page;
 mod peers;
 #[path = "../../../measurements/tests/release/mod.rs"]
 mod release;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::MemoryArgs;
+
 /// `casemate release page`
 #[derive(Debug, Args)]
 pub(crate) struct ReleasePageArgs {
@@ -13,4 +15,12 @@ pub(crate) struct ReleasePageArgs {
     /// Directory of the site to write
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
+    /// Say who of these signed, and let browsers verify what keys signed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signers: Option<PathBuf>,
+    /// Say what this index lists, revoked or holds to be too old; it must be trusted
+    #[arg(long, value_name = "FILE", requires = "signers")]
+    pub(crate) index: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
 }

@@ -135,7 +135,11 @@ pub(super) fn objection(
 
 /// Reads an index that enough signed and that is no older than what was seen. Says why it is not,
 /// if it is not.
-fn trusted(path: &Path, signers: &Path, args: &MemoryArgs) -> anyhow::Result<Option<IndexFile>> {
+pub(super) fn trusted(
+    path: &Path,
+    signers: &Path,
+    args: &MemoryArgs,
+) -> anyhow::Result<Option<IndexFile>> {
     let policy = policy(signers)?;
     let Some(expected) = policy.index() else {
         return Err(anyhow::anyhow!("{} names no index", signers.display())).hint(
