@@ -71,11 +71,15 @@ release-verify: ## Verify RELEASE by the signers file SIGNERS
 release-show: ## Tell what RELEASE is
 	$(CASEMATE) release show $(RELEASE)
 
-release-publish: ## Attach RELEASE to the tag TAG on GitHub, as one archive
+release-publish: ## Publish RELEASE to the store TO; without one attach it to the tag TAG on GitHub
+ifneq ($(TO),)
+	$(CASEMATE) release publish $(RELEASE) $(TO)
+else
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf $(RELEASE).tar \
 		-C $(dir $(abspath $(RELEASE))) $(notdir $(abspath $(RELEASE)))
 	gh release view $(TAG) >/dev/null 2>&1 || gh release create $(TAG) --verify-tag --title $(TAG) --notes ""
 	gh release upload $(TAG) $(RELEASE).tar
+endif
 
 clean: ## Remove what was compiled and built; the package cache stays
 	$(CARGO) clean

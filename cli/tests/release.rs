@@ -121,7 +121,14 @@ fn what_uses_a_release_asks_for_signatures() {
     assert!(scene.both(2, &verify).1.contains("NOT trusted"));
     let ssh = ["ssh", address, "--release", "release", "--signers", "signers.toml"];
     assert!(scene.both(2, &ssh).1.contains("NOT trusted"));
+    let fleet = "schema = 1\nreleases = [\"release\"]\n[[target]]\nname = \"one\"\n";
+    fs::write(scene.path("fleet.toml"), format!("{fleet}address = {address:?}\n")).unwrap();
+    let watch = ["verify", "--watch", "fleet.toml", "--rounds", "1", "--signers", "signers.toml"];
+    let (_, said) = scene.both(1, &watch);
+    assert!(said.contains("NOT trusted") && said.contains("too few of the signers"), "{said}");
     scene.run(0, &["release", "sign", "release", "--key", "a"]);
+    let (asked, said) = scene.both(1, &watch);
+    assert!(asked.contains(" one ") && said.contains("is signed by a"), "{asked}{said}");
     let (_, said) = scene.both(1, &verify);
     assert!(said.contains("is signed by a") && said.contains("nothing was judged"), "{said}");
 }
@@ -183,10 +190,16 @@ fn an_index_goes_forward_and_revokes() {
     scene.run(0, &index(&["--countersign", "--key", "b"]));
     let (_, said) = scene.both(2, &verify);
     assert!(said.contains("revoked since") && said.contains("leaks"), "{said}");
+    let page = ["release", "page", "release", "-o", "site", "--signers", "signers.toml"];
+    let listed = [&page[..], &["--index", "index.json"]].concat();
+    assert!(scene.run(0, &listed).contains("site/index.html"));
+    let site = fs::read_to_string(scene.path("site/index.html")).unwrap();
+    assert!(site.contains("leaks") && site.contains("a, b: 2 of 2 signers"), "{site}");
     // Yesterday's index, which was signed by enough.
     fs::copy(scene.path("old.json"), scene.path("index.json")).unwrap();
     let (_, said) = scene.both(2, &list);
     assert!(said.contains("has version 1") && said.contains("version 2 was seen"), "{said}");
+    scene.both(2, &listed);
     assert!(scene.run(1, &index(&["--countersign", "--key", "a"])).contains("was seen before"));
     // Somebody who never saw the newer one has no way to know.
     scene.run(0, &[&list[..], &["--state", "elsewhere"]].concat());

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use casemate_measurements::policy::kvm::LinuxVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::committed::{self, Committed};
 use crate::state::{StateError, StateRoot};
 use crate::topology::GpuHost;
 
@@ -171,6 +172,10 @@ pub struct HostFacts {
     pub sev: Result<SevFacts, String>,
     /// Its kernel's version, where it says one.
     pub linux: Option<LinuxVersion>,
+    /// Its bytes of memory, where it says so.
+    pub memory: Option<u64>,
+    /// What its VMs already have.
+    pub committed: Committed,
     /// What it has to give to VMs; `None` where nobody looked.
     pub gpus: Option<Box<GpuHost>>,
 }
@@ -184,7 +189,8 @@ impl HostFacts {
         let release = fs::read_to_string(sys.join("proc/sys/kernel/osrelease"));
         let linux = release.ok().and_then(|release| LinuxVersion::from_release(&release));
         let (qemu, kvm) = (Qemu::probe(qemu)?, kvm(sys, state)?);
-        Ok(Self { qemu, kvm, sev: sev(sys), linux, gpus: None })
+        let (memory, committed) = (committed::memory_of(sys), Committed::below(state));
+        Ok(Self { qemu, kvm, sev: sev(sys), linux, memory, committed, gpus: None })
     }
 }
 

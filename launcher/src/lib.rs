@@ -10,6 +10,7 @@ mod attach;
 pub mod authority;
 mod cgroup;
 mod channel;
+pub mod committed;
 pub mod confine;
 pub mod devices;
 pub mod doctor;

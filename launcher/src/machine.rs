@@ -71,7 +71,9 @@ impl Memory {
         self.0
     }
 
-    pub(crate) const fn bytes(self) -> u64 {
+    /// The number of bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
         (self.0 as u64) << 20
     }
 }

@@ -20,6 +20,7 @@ use casemate_measurements::stage::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::argument::Arguments;
+use crate::committed;
 use crate::host::{HostFacts, Kvm, LEAST_QEMU, LEAST_QEMU_SNP, Qemu};
 use crate::id_block::MachineIdBlock;
 use crate::machine::{Accel, Backing, Console, ExtraDisk, Forward, HashesTable, Machine, Memory};
@@ -191,6 +192,9 @@ impl LaunchPlan {
         }
         let accels = accels(request.accel, &host.kvm, found)?;
         let passthrough = passthrough(manifest, request, host)?;
+        if passthrough.is_none() && found == Platform::Snp {
+            leave_for_host(request, host)?;
+        }
         let boot = |devices: &Passthrough| Timeouts::with_devices(devices, request.memory);
         let config = LaunchConfig {
             schema: LaunchConfig::SCHEMA,
@@ -372,10 +376,22 @@ fn passthrough(
     let needs = Needs {
         vcpus: request.vcpus.get().into(),
         memory: request.memory,
+        others: host.committed,
         firmware_bits: manifest.firmware_address_bits(),
         qemu: &host.qemu,
     };
     Ok(Some(Passthrough::new(wanted, needs, found, &Profiles::shipped()?)?))
+}
+
+/// Whether the host keeps what it needs beside a VM without GPUs. Its processors are shared, its
+/// memory is not.
+fn leave_for_host(request: &LaunchRequest, host: &HostFacts) -> Result<(), PlanError> {
+    let Some(total) = host.memory else { return Ok(()) };
+    let (found, others, kept) = (request.memory, host.committed, committed::kept(total));
+    if found.bytes().saturating_add(others.memory).saturating_add(kept) > total {
+        return Err(PlanError::Memory { found, total, kept, others });
+    }
+    Ok(())
 }
 
 fn forwards(request: &LaunchRequest) -> Result<Vec<Forward>, PlanError> {

@@ -12,6 +12,10 @@ use super::{CertificateArgs, GpuArgs, OutputArgs};
 pub(crate) struct WatchArgs {
     /// The targets: a TOML file; read again when it changes or on SIGHUP
     pub(crate) targets: PathBuf,
+    /// Believe only releases that enough of these signers signed; asked again at each reading of
+    /// the targets
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signers: Option<PathBuf>,
     /// Accept SIMULATED VMs signed under this root certificate. They prove nothing
     #[arg(long, value_name = "ROOT.pem")]
     pub(crate) trust_simulated: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! `verify --watch`: a fleet of VMs, verified over and over.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use casemate_measurements::appraisal::CheckName;
+use casemate_measurements::appraisal::{CheckName, KnownRelease};
 use casemate_measurements::causes;
 use casemate_validator::fleet::metrics::Metrics;
 use casemate_validator::fleet::targets::{self, TargetsError, Watched};
@@ -22,6 +23,7 @@ use super::judge;
 use crate::args::{Format, WatchArgs};
 use crate::outcome::Outcome;
 use crate::printer::{self, Tone};
+use crate::verbs::release as signed;
 
 /// Watches until told to end.
 pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
@@ -37,7 +39,16 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
             .with_context(|| format!("cannot serve metrics on {address}"))?;
         printer::say(&format!("metrics at http://{address}/metrics"));
     }
-    let load = || targets::read(&args.targets, &roots);
+    let signers = args.signers.as_deref().map(signed::policy).transpose()?;
+    let accept = |dir: &Path, release: &KnownRelease| -> Result<(), Box<dyn Error + Send + Sync>> {
+        match &signers {
+            Some(signers) if !signed::is_signed(dir, release.sha256(), signers)? => {
+                Err("too few of the signers signed it".into())
+            }
+            _ => Ok(()),
+        }
+    };
+    let load = || targets::read(&args.targets, &roots, &accept);
     let all = load()?;
     let watch = Watch {
         roots: Arc::clone(&roots),

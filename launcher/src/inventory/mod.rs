@@ -64,6 +64,11 @@ pub struct Inventory {
     pub services: BTreeMap<String, bool>,
 }
 
+/// The memory of the host below `root`.
+pub(crate) fn memory(root: &Path) -> Memory {
+    kernel::memory(root)
+}
+
 impl Inventory {
     /// The version of the format that this code reads and writes.
     pub const SCHEMA: u32 = 1;

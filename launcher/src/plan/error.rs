@@ -6,8 +6,10 @@ use casemate_measurements::launch_config::LaunchConfigError;
 use casemate_measurements::platform::Platform;
 use casemate_measurements::policy::kvm::KvmRefusal;
 
+use crate::committed::Committed;
 use crate::host::QemuVersion;
 use crate::id_block::NoIdBlock;
+use crate::machine::Memory;
 use crate::profile::ProfileError;
 use crate::topology::GpuRefusal;
 
@@ -96,6 +98,22 @@ pub enum PlanError {
         least: QemuVersion,
         /// The platform.
         platform: Platform,
+    },
+    /// The host keeps too little memory.
+    #[error(
+        "{found} of the host's {} MiB leave too little, expected {} MiB for the host{others}",
+        total >> 20,
+        kept >> 20
+    )]
+    Memory {
+        /// What was asked for.
+        found: Memory,
+        /// The host's bytes.
+        total: u64,
+        /// How many it keeps.
+        kept: u64,
+        /// What its VMs have.
+        others: Committed,
     },
     /// A path is not UTF-8, which QEMU's JSON options need.
     #[error("{path:?} is not UTF-8, which QEMU's options need: move the release elsewhere")]

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::argument::{Arguments, KeyVal};
+use crate::committed::Committed;
 use crate::host::{LEAST_QEMU_VFIO, Qemu};
 use crate::inventory::{Address, Bar, Device, GpuMode, Inventory};
 use crate::machine::Memory;
@@ -72,6 +73,8 @@ pub struct Needs<'a> {
     pub vcpus: u32,
     /// Its memory.
     pub memory: Memory,
+    /// What other VMs of the host have.
+    pub others: Committed,
     /// How many bits of an address its firmware uses.
     pub firmware_bits: u8,
     /// Which QEMU starts it.
@@ -217,13 +220,14 @@ impl fmt::Display for Passthrough {
 /// Whether the host keeps what it needs to serve its VMs.
 fn leave_for_host(needs: Needs<'_>, host: &Inventory, kept: u32) -> Result<(), GpuRefusal> {
     let threads = host.cpu.threads;
-    if needs.vcpus.saturating_add(kept) > threads {
-        return Err(GpuRefusal::Vcpus { found: needs.vcpus, threads, kept });
+    let others = needs.others;
+    if needs.vcpus.saturating_add(others.vcpus).saturating_add(kept) > threads {
+        return Err(GpuRefusal::Vcpus { found: needs.vcpus, threads, kept, others });
     }
     let total = host.memory.total;
     let kept = (total / 16).clamp(8 * GIB, 64 * GIB);
-    if needs.memory.bytes().saturating_add(kept) > total {
-        return Err(GpuRefusal::Memory { found: needs.memory, total, kept });
+    if needs.memory.bytes().saturating_add(others.memory).saturating_add(kept) > total {
+        return Err(GpuRefusal::Memory { found: needs.memory, total, kept, others });
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Why a VM does not get its GPUs, and what mends it.
 
+use crate::committed::Committed;
 use crate::host::QemuVersion;
 use crate::inventory::{Address, GpuMode};
 use crate::machine::Memory;
@@ -210,7 +211,9 @@ pub enum GpuRefusal {
         address: Address,
     },
     /// The host keeps too few threads.
-    #[error("{found} vCPUs of {threads} threads leave too few, expected {kept} for the host")]
+    #[error(
+        "{found} vCPUs of {threads} threads leave too few, expected {kept} for the host{others}"
+    )]
     Vcpus {
         /// What was asked for.
         found: u32,
@@ -218,10 +221,12 @@ pub enum GpuRefusal {
         threads: u32,
         /// How many it keeps.
         kept: u32,
+        /// What its VMs have.
+        others: Committed,
     },
     /// The host keeps too little memory.
     #[error(
-        "{found} of the host's {} MiB leave too little, expected {} MiB for the host",
+        "{found} of the host's {} MiB leave too little, expected {} MiB for the host{others}",
         total >> 20,
         kept >> 20
     )]
@@ -232,6 +237,8 @@ pub enum GpuRefusal {
         total: u64,
         /// How many it keeps.
         kept: u64,
+        /// What its VMs have.
+        others: Committed,
     },
     /// Too many devices.
     #[error("{found} devices, expected at most {most} in one VM")]

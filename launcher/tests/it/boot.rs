@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use casemate_launcher::committed::Committed;
 use casemate_launcher::host::{HostFacts, Kvm, Qemu};
 use casemate_launcher::machine::{Accel, Console, ExtraDisk};
 use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, Timeouts};
@@ -278,5 +279,7 @@ fn kvm_is_used_where_it_works_and_left_where_it_does_not() {
     let host = HostFacts::probe(Path::new("/"), &bench.root, None).unwrap();
     assert_eq!(matches!(host.kvm, Kvm::Broken { .. }), fell_back);
     assert_eq!(host.kvm == Kvm::Works, !fell_back);
+    let memory = plan.machine.memory.bytes();
+    assert_eq!(host.committed, Committed { vms: 1, vcpus: 2, memory });
     assert_eq!(bench.plan(&auto("vm-2")).accels.contains(&Accel::Kvm), !fell_back);
 }

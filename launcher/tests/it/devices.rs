@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use casemate_launcher::committed::Committed;
 use casemate_launcher::devices::{AdminTool, DeviceError, Devices, LedgerError, Standing};
 use casemate_launcher::doctor::{Level, examine};
 use casemate_launcher::inventory::{GpuMode, Inventory};
@@ -66,6 +67,7 @@ fn plan(host: &FakeHost) -> Passthrough {
     let needs = Needs {
         vcpus: 2,
         memory: Memory::from_mib(4096).unwrap(),
+        others: Committed::default(),
         firmware_bits: 40,
         qemu: &facts.qemu,
     };

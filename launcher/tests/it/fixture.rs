@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use casemate_launcher::committed::Committed;
 use casemate_launcher::host::{HostFacts, Kvm, Qemu, QemuVersion, SevFacts};
 use casemate_launcher::machine::Memory;
 use casemate_launcher::network::Network;
@@ -164,6 +165,8 @@ pub(crate) fn snp_host() -> HostFacts {
         kvm: Kvm::Untried,
         sev: Ok(SevFacts { cbitpos: 51, reduced_phys_bits: 1 }),
         linux: LinuxVersion::from_release("6.12.0"),
+        memory: None,
+        committed: Committed::default(),
         gpus: None,
     }
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use casemate_launcher::committed::Committed;
 use casemate_launcher::host::{HostFacts, QemuVersion};
 use casemate_launcher::machine::{Console, ExtraDisk};
 use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, PlanError};
@@ -51,6 +52,20 @@ fn a_simulated_launch() {
     let request = request(Platform::Simulated, "vm-1");
     let plan = plan_in(dir.path(), &request, &plain_host(), Platform::Simulated).unwrap();
     golden("simulated.txt", &plan, dir.path());
+}
+
+#[test]
+fn the_host_keeps_memory_beside_all_its_vms() {
+    let dir = tempfile::tempdir().unwrap();
+    let others = Committed { vms: 3, vcpus: 500, memory: 28 << 30 };
+    let request = request(Platform::Snp, "vm-1");
+    // 28 GiB are given away, and 2 GiB the host keeps.
+    let host = |gib: u64| HostFacts { memory: Some(gib << 30), committed: others, ..snp_host() };
+    plan_in(dir.path(), &request, &host(31), Platform::Snp).unwrap();
+    let error = plan_in(dir.path(), &request, &host(30), Platform::Snp).unwrap_err();
+    let words = "1024 MiB of the host's 30720 MiB leave too little, expected 2048 MiB for the host; \
+                 3 VMs have 500 vCPUs and 28672 MiB";
+    assert_eq!(error.to_string(), words);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
+use casemate_launcher::committed::Committed;
 use casemate_launcher::host::{HostFacts, QemuVersion};
 use casemate_launcher::inventory::{GpuMode, Inventory};
 use casemate_launcher::machine::Memory;
@@ -204,10 +205,22 @@ fn what_is_no_matter_of_gpus_is_refused_too() {
     let mut blind = case(rtx_pro_6000(), 1, None);
     blind.host.gpus = None;
     assert_eq!(blind.refusal(), GpuRefusal::NotLookedAt);
+    let others = Committed::default();
     let few = case(rtx_pro_6000(), 1, None).host(|h| h.inventory.cpu.threads = 5);
-    assert_eq!(few.refusal(), GpuRefusal::Vcpus { found: 2, threads: 5, kept: 4 });
+    assert_eq!(few.refusal(), GpuRefusal::Vcpus { found: 2, threads: 5, kept: 4, others });
     let blackwell = case(b200(), 1, Some(46)).host(|h| h.inventory.cpu.threads = 17);
-    assert_eq!(blackwell.refusal(), GpuRefusal::Vcpus { found: 2, threads: 17, kept: 16 });
+    assert_eq!(blackwell.refusal(), GpuRefusal::Vcpus { found: 2, threads: 17, kept: 16, others });
+    // What other VMs have is given away already.
+    let others = Committed { vms: 2, vcpus: 4, memory: 60 << 30 };
+    let mut shared = case(rtx_pro_6000(), 1, None).host(|h| h.inventory.cpu.threads = 9);
+    shared.host.committed = others;
+    assert_eq!(shared.refusal(), GpuRefusal::Vcpus { found: 2, threads: 9, kept: 4, others });
+    let mut full = case(rtx_pro_6000(), 1, None).host(|h| h.inventory.memory.total = 68 << 30);
+    full.host.committed = others;
+    let refusal = full.refusal();
+    let words =
+        "leave too little, expected 8192 MiB for the host; 2 VMs have 4 vCPUs and 61440 MiB";
+    assert!(refusal.to_string().ends_with(words), "{refusal}");
     let narrow = case(b200(), 8, Some(46)).host(|h| h.inventory.cpu.physical_bits = 42);
     assert!(matches!(narrow.refusal(), GpuRefusal::Space(_)));
     let twice = case(b200(), 2, Some(46)).these(&["0000:1c:00.0", "0000:1c:00.0"]);

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use casemate_launcher::committed::Committed;
 use casemate_launcher::host::Qemu;
 use casemate_launcher::inventory::Inventory;
 use casemate_launcher::machine::{Accel, Backing, HashesTable, Machine, Memory};
@@ -221,6 +222,7 @@ fn plan(host: &Inventory, count: u8, firmware_bits: u8) -> Passthrough {
     let needs = Needs {
         vcpus: 2,
         memory: Memory::from_mib(1024).unwrap(),
+        others: Committed::default(),
         firmware_bits,
         qemu: &facts.qemu,
     };

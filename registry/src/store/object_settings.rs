@@ -8,13 +8,15 @@ use std::fmt;
 pub struct ObjectSettings(Vec<(String, String)>);
 
 impl ObjectSettings {
-    /// Takes those of `variables` that are about object stores.
+    /// Takes those of `variables` that are about object stores and are not empty.
     #[must_use]
     pub fn from_environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let text = |(name, value): (OsString, OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Self(variables.filter_map(text).filter(|(name, _)| name.starts_with("AWS_")).collect())
+        let about =
+            |(name, value): &(String, String)| name.starts_with("AWS_") && !value.is_empty();
+        Self(variables.filter_map(text).filter(about).collect())
     }
 
     /// The variables and their values.

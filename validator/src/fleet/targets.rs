@@ -2,6 +2,7 @@
 //! to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,10 +80,21 @@ pub enum TargetsError {
     /// A release cannot be used.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// A release is not to be used.
+    #[error("the release {} is not accepted", path.display())]
+    Refused {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A policy cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
+
+/// Says why a release, which was read from a directory, is not to be used, if it is not.
+pub type Accept<'a> = &'a dyn Fn(&Path, &KnownRelease) -> Result<(), Box<dyn Error + Send + Sync>>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,11 +121,12 @@ struct Entry {
 }
 
 /// Reads a list of targets and everything that it points to. Paths are relative to the list.
-/// Without a policy a target is judged by the strict one.
+/// Without a policy a target is judged by the strict one. Every release must be one that `accept`
+/// accepts.
 ///
 /// # Errors
 /// When a file cannot be read, or the list, a release or a policy is refused.
-pub fn read(path: &Path, roots: &Roots) -> Result<Vec<Watched>, TargetsError> {
+pub fn read(path: &Path, roots: &Roots, accept: Accept<'_>) -> Result<Vec<Watched>, TargetsError> {
     let text = fs::read_to_string(path)
         .map_err(|source| TargetsError::Read { path: path.into(), source })?;
     let file: File = toml::from_str(&text)
@@ -127,7 +140,8 @@ pub fn read(path: &Path, roots: &Roots) -> Result<Vec<Watched>, TargetsError> {
         return Err(problem(format!("{found} targets, expected 1 to {MAX_TARGETS}")));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut reader = Reader { folder, roots, releases: BTreeMap::new(), policies: BTreeMap::new() };
+    let (releases, policies) = (BTreeMap::new(), BTreeMap::new());
+    let mut reader = Reader { folder, roots, accept, releases, policies };
     let (mut watched, mut names) = (Vec::new(), BTreeSet::new());
     for entry in &file.target {
         let name = &entry.name;
@@ -175,6 +189,7 @@ pub fn read(path: &Path, roots: &Roots) -> Result<Vec<Watched>, TargetsError> {
 struct Reader<'a> {
     folder: &'a Path,
     roots: &'a Roots,
+    accept: Accept<'a>,
     releases: BTreeMap<Vec<PathBuf>, Arc<[KnownRelease]>>,
     policies: BTreeMap<Option<PathBuf>, Arc<Policy>>,
 }
@@ -184,9 +199,15 @@ impl Reader<'_> {
         if let Some(known) = self.releases.get(paths) {
             return Ok(Arc::clone(known));
         }
-        let known: Result<Vec<KnownRelease>, ReleaseError> =
-            paths.iter().map(|path| release::read(&self.folder.join(path))).collect();
-        let known: Arc<[KnownRelease]> = known?.into();
+        let read = |path: &PathBuf| -> Result<KnownRelease, TargetsError> {
+            let path = self.folder.join(path);
+            let release = release::read(&path)?;
+            (self.accept)(&path, &release)
+                .map_err(|source| TargetsError::Refused { path, source })?;
+            Ok(release)
+        };
+        let known: Arc<[KnownRelease]> =
+            paths.iter().map(read).collect::<Result<Vec<_>, _>>()?.into();
         self.releases.insert(paths.to_vec(), Arc::clone(&known));
         Ok(known)
     }

@@ -245,7 +245,7 @@ fn a_list_of_targets_is_read_with_what_it_points_to() {
     let roots = simulated_roots();
     let read = |text: &str| {
         fs::write(&path, text).unwrap();
-        targets::read(&path, &roots)
+        targets::read(&path, &roots, &|_, _| Ok(()))
     };
     let good = "schema = 1\ninterval_seconds = 5\nreleases = [\"release\"]\n\
                 [[target]]\nname = \"a\"\naddress = \"vm.example.org\"\n\

@@ -106,6 +106,7 @@ pub(crate) fn s3() -> Option<ObjectSettings> {
             set("AWS_REGION", "us-east-1"),
             set("AWS_ACCESS_KEY_ID", "me"),
             set("AWS_SECRET_ACCESS_KEY", SECRET),
+            set("AWS_ENDPOINT_URL_S3", ""),
         ]
         .into_iter(),
     );
