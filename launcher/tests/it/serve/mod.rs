@@ -2,6 +2,7 @@
 //! that mean no good.
 
 mod bench;
+mod churn;
 mod confined;
 mod figures;
 mod hostile;
