@@ -49,9 +49,14 @@ lint: setup ## Formatting and lints; with cargo-deny installed also licences and
 	@if command -v cargo-deny >/dev/null; then cargo deny check; \
 	else echo "cargo-deny is not installed: licences and advisories are unchecked"; fi
 
-bench: build ## Measure builds, boots, digests and verdicts against peers, as docs/performance.md has them
+bench: build ## Measure everything against peers, as docs/performance.md has it
 	@tests/bench.py $(CASEMATE) $(IMAGE)
 	@tests/bench_measuring.py
+	$(CARGO) build --release --locked --package casemate-registry --example transfer
+	@tests/bench_store.py target/release/examples/transfer
+	$(CARGO) test --locked --package casemate-launcher --test it -- --ignored --exact --nocapture \
+		serve::figures::print
+	$(CARGO) test --release --locked --package casemate-registry --test it -- --ignored --nocapture speed
 
 release-build: build ## Build IMAGE into RELEASE; ORDER and JOBS must not matter
 	$(CASEMATE) image build $(IMAGE) --platform $(PLATFORM) --output $(RELEASE) \

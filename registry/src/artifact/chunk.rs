@@ -31,8 +31,23 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// What artifacts are published with. Others work too, but share no chunk with these.
-    pub const DEFAULT: Self = Self::around(256 * 1024);
+    /// What short files are published with.
+    const SHORT: Self = Self::around(256 * 1024);
+
+    /// What a file of `len` bytes is published with. Short chunks move less when a file changes,
+    /// long ones cost registries less: each takes them milliseconds. Other lengths work too, but
+    /// share no chunk with these.
+    #[must_use]
+    pub const fn of_file(len: u64) -> Self {
+        const GIB: u64 = 1 << 30;
+        if len < GIB {
+            Self::SHORT
+        } else if len < 8 * GIB {
+            Self::around(1024 * 1024)
+        } else {
+            Self::around(4 * 1024 * 1024)
+        }
+    }
 
     /// Chunks of about `average` bytes, a power of two of at most 4 MiB.
     #[must_use]
@@ -41,7 +56,7 @@ impl Sizes {
     }
 }
 
-const _: () = assert!(Sizes::DEFAULT.max as u64 <= MAX_BLOB, "a chunk is a blob");
+const _: () = assert!(Sizes::of_file(u64::MAX).max as u64 <= MAX_BLOB, "a chunk is a blob");
 
 /// A chunk and its bytes, which zeros have none of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +226,18 @@ mod tests {
             }
         }
         bytes
+    }
+
+    #[test]
+    fn a_registry_takes_the_manifest_of_any_file() {
+        // 4 MiB at about 300 bytes for each chunk.
+        let most = 4 * 1024 * 1024 / 300;
+        for gib in [0, 1, 7, 8, 40] {
+            let len = (gib << 30) + (1 << 29);
+            let chunks = len / Sizes::of_file(len).average as u64;
+            assert!(chunks < most, "{gib} GiB: {chunks} chunks");
+        }
+        assert_eq!(Sizes::of_file((1 << 30) - 1), Sizes::around(256 * 1024));
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl LocalChunks {
     pub fn add_file(&mut self, path: &Path) {
         let Ok(file) = File::open(path) else { return };
         let index = self.file(path.to_owned());
-        for piece in Chunker::new(file, Sizes::DEFAULT).map_while(Result::ok) {
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        for piece in Chunker::new(file, Sizes::of_file(len)).map_while(Result::ok) {
             if let Chunk::Stored(blob) = piece.chunk {
                 self.chunks.entry(blob).or_insert((index, piece.offset));
             }

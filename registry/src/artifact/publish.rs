@@ -66,13 +66,13 @@ pub struct PublishOptions {
     pub jobs: usize,
     /// What the tag must point to for it to be moved.
     pub expected: Expected,
-    /// How long chunks are.
-    pub sizes: Sizes,
+    /// How long chunks are; without, as is fit for each file.
+    pub sizes: Option<Sizes>,
 }
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        Self { jobs: 8, expected: Expected::Any, sizes: Sizes::DEFAULT }
+        Self { jobs: 8, expected: Expected::Any, sizes: None }
     }
 }
 
@@ -185,14 +185,16 @@ impl<'a> Upload<'a> {
     fn file(
         &self,
         file: &SourceFile,
-        sizes: Sizes,
+        sizes: Option<Sizes>,
         sender: &SyncSender<Piece>,
         seen: &mut BTreeSet<Blob>,
     ) -> Result<Option<FileEntry>, PublishError> {
         let fail = |source| PublishError::Read { path: file.file.clone(), source };
         let mut hasher = Hasher::default();
         let (mut chunks, mut size) = (Vec::new(), 0);
-        for piece in Chunker::new(File::open(&file.file).map_err(fail)?, sizes) {
+        let opened = File::open(&file.file).map_err(fail)?;
+        let len = opened.metadata().map_err(fail)?.len();
+        for piece in Chunker::new(opened, sizes.unwrap_or_else(|| Sizes::of_file(len))) {
             let piece = piece.map_err(fail)?;
             hasher.update(&piece.bytes);
             size += piece.chunk.size();

@@ -117,7 +117,7 @@ pub(crate) fn published(
     to: &str,
     expected: Expected,
 ) -> Result<Published, PublishError> {
-    let options = PublishOptions { sizes: SIZES, expected, ..PublishOptions::default() };
+    let options = PublishOptions { sizes: Some(SIZES), expected, ..PublishOptions::default() };
     publish(&source(dir, "1"), store, Some(&tag(to)), &options, &|_| ())
 }
 
