@@ -41,10 +41,14 @@ fn settings(settings: &ObjectSettings) -> AmazonS3Builder {
     known.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
 }
 
+fn is_tls(endpoint: &str) -> bool {
+    endpoint.parse::<ureq::http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"))
+}
+
 /// Whether bytes for `endpoint` would travel unprotected over a network.
 fn is_insecure(endpoint: &str) -> bool {
     let Ok(uri) = endpoint.parse::<ureq::http::Uri>() else { return true };
-    if uri.scheme_str() == Some("https") {
+    if is_tls(endpoint) {
         return false;
     }
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -76,15 +80,17 @@ impl Bucket {
         };
         let runtime = runtime().map_err(|error| fail(error.to_string()))?;
         let builder = settings(&options.objects).with_bucket_name(bucket);
-        let plain = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        let endpoints: Vec<String> = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
             .iter()
             .filter_map(|key| builder.get_config_value(key))
-            .any(|endpoint| is_insecure(&endpoint));
-        if plain && !options.insecure_http {
+            .collect();
+        if endpoints.iter().any(|endpoint| is_insecure(endpoint)) && !options.insecure_http {
             return Err(StoreError::Insecure { store: name });
         }
+        // Where TLS was named, no redirect leads away from it.
+        let tls = endpoints.iter().all(|endpoint| is_tls(endpoint));
         let client = ClientOptions::new()
-            .with_allow_http(true)
+            .with_allow_http(!tls)
             .with_connect_timeout(options.patience)
             .with_read_timeout(options.patience)
             .with_timeout(options.patience * 20);
@@ -225,5 +231,29 @@ impl Read for Body {
         let len = self.rest.len().min(buffer.len());
         self.rest.copy_to_slice(&mut buffer[..len]);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_tls_only_this_machine_is_asked() {
+        for (endpoint, insecure) in [
+            ("https://s3.example", false),
+            ("HTTPS://s3.example:9000/path", false),
+            ("http://127.0.0.1:9000", false),
+            ("http://[::1]:9000", false),
+            ("http://localhost", false),
+            ("http://s3.example", true),
+            ("HTTP://10.0.0.1:9000", true),
+            ("http://127.0.0.1.example", true),
+            ("http://user@s3.example", true),
+            ("s3.example", true),
+            ("no address", true),
+        ] {
+            assert_eq!(is_insecure(endpoint), insecure, "{endpoint}");
+        }
     }
 }
