@@ -31,6 +31,7 @@ const RACES: u32 = 64;
 pub(super) struct Loaded {
     pub(super) bytes: Vec<u8>,
     /// What the store calls this state, where it names states.
+    #[cfg_attr(not(feature = "objects"), expect(dead_code, reason = "object stores name states"))]
     pub(super) version: Option<String>,
 }
 
