@@ -10,10 +10,8 @@ use casemate_measurements::manifest::{self, Manifest};
 
 /// How names of Sigstore bundles end.
 const BUNDLE: &str = ".sigstore.json";
-/// How names of its files end.
-const JSON: &str = ".json";
-/// The folder whose files sign the release.
-const BUNDLES: &str = "bundles";
+/// The folder in which `casemate release sign` and `attest` put them.
+const SIGNATURES: &str = "signatures";
 /// Most bytes of a file beside the manifest.
 const MAX_FILE: usize = 4 * 1024 * 1024;
 /// Most files.
@@ -91,8 +89,8 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
         names.filter(|name| is_plain(name) && keep(name)).collect()
     };
     let mut all = files(dir, &|name| name == manifest::FILE_NAME || name.ends_with(BUNDLE));
-    let bundles = files(&dir.join(BUNDLES), &|name| name.ends_with(JSON));
-    all.extend(bundles.into_iter().map(|name| format!("{BUNDLES}/{name}")));
+    let signatures = files(&dir.join(SIGNATURES), &|name| name.ends_with(BUNDLE));
+    all.extend(signatures.into_iter().map(|name| format!("{SIGNATURES}/{name}")));
     all.sort();
     all.truncate(MAX_FILES);
     all
@@ -138,29 +136,30 @@ mod tests {
     fn only_the_manifest_and_its_signatures_are_there() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        fs::create_dir(at("bundles")).unwrap();
+        fs::create_dir(at("signatures")).unwrap();
         for name in
             ["manifest.json", "release.sigstore.json", "root.img", "id.pem", ".x.sigstore.json"]
         {
             fs::write(at(name), name).unwrap();
         }
-        fs::write(at("bundles/rebuilder.json"), "signed").unwrap();
-        fs::write(at("bundles/key.pem"), "secret").unwrap();
+        fs::write(at("signatures/rebuilder.manifest.sigstore.json"), "signed").unwrap();
+        fs::write(at("signatures/key.pem"), "secret").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", at("link.sigstore.json")).unwrap();
-        let expected = ["bundles/rebuilder.json", "manifest.json", "release.sigstore.json"];
+        let signed = "signatures/rebuilder.manifest.sigstore.json";
+        let expected = ["manifest.json", "release.sigstore.json", signed];
         assert_eq!(names(dir.path()), expected);
         let hash = Sha256Hash::of(b"manifest.json");
         let get = |name: &str| file(dir.path(), name, &hash).unwrap();
         assert_eq!(get("manifest.json").unwrap(), b"manifest.json");
-        assert_eq!(get("bundles/rebuilder.json").unwrap(), b"signed");
+        assert_eq!(get(signed).unwrap(), b"signed");
         for name in [
             "root.img",
             "../etc/passwd",
-            "bundles/../root.img",
+            "signatures/../root.img",
             "link.sigstore.json",
-            "bundles/key.pem",
+            "signatures/key.pem",
             "",
-            "bundles/",
+            "signatures/",
         ] {
             assert_eq!(get(name), None, "{name}");
         }

@@ -107,8 +107,8 @@ for template, path in api["paths"].items():
 fn answers_are_what_the_description_says() {
     let (bench, client) = Bench::started("");
     fs::write(bench.path("release/release.sigstore.json"), "{\"signed\": true}").unwrap();
-    fs::create_dir(bench.path("release/bundles")).unwrap();
-    fs::write(bench.path("release/bundles/rebuilder.json"), "{}").unwrap();
+    fs::create_dir(bench.path("release/signatures")).unwrap();
+    fs::write(bench.path("release/signatures/rebuilder.sigstore.json"), "{}").unwrap();
     bench.run("vm-1", Restart::default());
     let never = Restart { when: When::Never, ..Restart::default() };
     client.run(&bench.request("vm-2", never)).unwrap();
