@@ -1,24 +1,4 @@
 #!/usr/bin/env bash
-# Installs the Python tool sev-snp-measure, by hash, into a virtual environment below the target
-# directory unless it is there, and prints the environment's path: its programs are in bin/.
-# Safe to run twice at once.
+# Installs the Python tool sev-snp-measure; see venv.sh.
 set -euo pipefail
-
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-venv=$peers/sev-snp-measure
-requirements=$here/sev-snp-measure.txt
-
-exec 9>"$venv.lock"
-flock 9
-# The last thing that is written: an environment without it is unfinished or out of date.
-if ! cmp -s "$requirements" "$venv/requirements.txt"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv" >&2
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes \
-        --only-binary :all: --requirement "$requirements" >&2
-    cp "$requirements" "$venv/requirements.txt"
-fi
-echo "$venv"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/venv.sh" sev-snp-measure
