@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::machine::Memory;
 use crate::state::{Phase, StateRoot};
 
 /// Least memory that the host keeps beside VMs without GPUs.
@@ -37,6 +38,40 @@ impl Committed {
             all.memory = all.memory.saturating_add(plan.machine.memory.bytes());
         }
         all
+    }
+
+    /// Whether `found` beside these leaves the host `kept` of its `total` bytes.
+    pub(crate) fn leave(self, found: Memory, total: u64, kept: u64) -> Result<(), TooLittleMemory> {
+        if found.bytes().saturating_add(self.memory).saturating_add(kept) > total {
+            return Err(TooLittleMemory { found, total, kept, others: self });
+        }
+        Ok(())
+    }
+}
+
+/// Too little memory would be left for the host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{found} of the host's {} MiB leave too little, expected {} MiB for the host{others}",
+    total >> 20,
+    kept >> 20
+)]
+pub struct TooLittleMemory {
+    /// What was asked for.
+    found: Memory,
+    /// The host's bytes.
+    total: u64,
+    /// How many it keeps.
+    kept: u64,
+    /// What its VMs have.
+    others: Committed,
+}
+
+impl TooLittleMemory {
+    /// What would fit.
+    pub(crate) fn hint(&self) -> String {
+        let free = self.total.saturating_sub(self.kept).saturating_sub(self.others.memory);
+        format!("ask for at most {} MiB", free >> 20)
     }
 }
 

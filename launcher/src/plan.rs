@@ -387,11 +387,7 @@ fn passthrough(
 /// memory is not.
 fn leave_for_host(request: &LaunchRequest, host: &HostFacts) -> Result<(), PlanError> {
     let Some(total) = host.memory else { return Ok(()) };
-    let (found, others, kept) = (request.memory, host.committed, committed::kept(total));
-    if found.bytes().saturating_add(others.memory).saturating_add(kept) > total {
-        return Err(PlanError::Memory { found, total, kept, others });
-    }
-    Ok(())
+    Ok(host.committed.leave(request.memory, total, committed::kept(total))?)
 }
 
 fn forwards(request: &LaunchRequest) -> Result<Vec<Forward>, PlanError> {

@@ -6,10 +6,9 @@ use casemate_measurements::launch_config::LaunchConfigError;
 use casemate_measurements::platform::Platform;
 use casemate_measurements::policy::kvm::KvmRefusal;
 
-use crate::committed::Committed;
+use crate::committed::TooLittleMemory;
 use crate::host::QemuVersion;
 use crate::id_block::NoIdBlock;
-use crate::machine::Memory;
 use crate::profile::ProfileError;
 use crate::topology::GpuRefusal;
 
@@ -100,21 +99,8 @@ pub enum PlanError {
         platform: Platform,
     },
     /// The host keeps too little memory.
-    #[error(
-        "{found} of the host's {} MiB leave too little, expected {} MiB for the host{others}",
-        total >> 20,
-        kept >> 20
-    )]
-    Memory {
-        /// What was asked for.
-        found: Memory,
-        /// The host's bytes.
-        total: u64,
-        /// How many it keeps.
-        kept: u64,
-        /// What its VMs have.
-        others: Committed,
-    },
+    #[error(transparent)]
+    Memory(#[from] TooLittleMemory),
     /// A path is not UTF-8, which QEMU's JSON options need.
     #[error("{path:?} is not UTF-8, which QEMU's options need: move the release elsewhere")]
     Path {
@@ -141,6 +127,7 @@ impl PlanError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Gpus(refusal) => Some(refusal.hint()),
+            Self::Memory(short) => Some(short.hint()),
             _ => None,
         }
     }

@@ -226,8 +226,5 @@ fn leave_for_host(needs: Needs<'_>, host: &Inventory, kept: u32) -> Result<(), G
     }
     let total = host.memory.total;
     let kept = (total / 16).clamp(8 * GIB, 64 * GIB);
-    if needs.memory.bytes().saturating_add(others.memory).saturating_add(kept) > total {
-        return Err(GpuRefusal::Memory { found: needs.memory, total, kept, others });
-    }
-    Ok(())
+    Ok(others.leave(needs.memory, total, kept)?)
 }

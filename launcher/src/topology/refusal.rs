@@ -1,9 +1,8 @@
 //! Why a VM does not get its GPUs, and what mends it.
 
-use crate::committed::Committed;
+use crate::committed::{Committed, TooLittleMemory};
 use crate::host::QemuVersion;
 use crate::inventory::{Address, GpuMode};
-use crate::machine::Memory;
 
 use super::space::SpaceError;
 
@@ -225,21 +224,8 @@ pub enum GpuRefusal {
         others: Committed,
     },
     /// The host keeps too little memory.
-    #[error(
-        "{found} of the host's {} MiB leave too little, expected {} MiB for the host{others}",
-        total >> 20,
-        kept >> 20
-    )]
-    Memory {
-        /// What was asked for.
-        found: Memory,
-        /// The host's bytes.
-        total: u64,
-        /// How many it keeps.
-        kept: u64,
-        /// What its VMs have.
-        others: Committed,
-    },
+    #[error(transparent)]
+    Memory(#[from] TooLittleMemory),
     /// Too many devices.
     #[error("{found} devices, expected at most {most} in one VM")]
     Ports {
@@ -289,15 +275,13 @@ impl GpuRefusal {
                  the mode again: `casemate host prepare --all --mode on`"
             ),
             Self::Bridge { .. } => "bind it to mlx5_core again".into(),
-            Self::Vcpus { threads, kept, .. } => {
+            Self::Vcpus { threads, kept, others, .. } => {
                 format!(
                     "ask for at most {} vCPUs that the manifest lists",
-                    threads.saturating_sub(*kept)
+                    threads.saturating_sub(*kept).saturating_sub(others.vcpus)
                 )
             }
-            Self::Memory { total, kept, .. } => {
-                format!("ask for at most {} MiB", total.saturating_sub(*kept) >> 20)
-            }
+            Self::Memory(short) => short.hint(),
             Self::Ports { .. } => "ask for fewer".into(),
             Self::Space(error) => error.hint(),
         }

@@ -66,6 +66,7 @@ fn the_host_keeps_memory_beside_all_its_vms() {
     let words = "1024 MiB of the host's 30720 MiB leave too little, expected 2048 MiB for the host; \
                  3 VMs have 500 vCPUs and 28672 MiB";
     assert_eq!(error.to_string(), words);
+    assert_eq!(error.hint().unwrap(), "ask for at most 0 MiB");
 }
 
 #[test]

@@ -214,7 +214,9 @@ fn what_is_no_matter_of_gpus_is_refused_too() {
     let others = Committed { vms: 2, vcpus: 4, memory: 60 << 30 };
     let mut shared = case(rtx_pro_6000(), 1, None).host(|h| h.inventory.cpu.threads = 9);
     shared.host.committed = others;
-    assert_eq!(shared.refusal(), GpuRefusal::Vcpus { found: 2, threads: 9, kept: 4, others });
+    let refusal = shared.refusal();
+    assert_eq!(refusal, GpuRefusal::Vcpus { found: 2, threads: 9, kept: 4, others });
+    assert_eq!(refusal.hint(), "ask for at most 1 vCPUs that the manifest lists");
     let mut full = case(rtx_pro_6000(), 1, None).host(|h| h.inventory.memory.total = 68 << 30);
     full.host.committed = others;
     let refusal = full.refusal();
