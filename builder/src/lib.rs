@@ -17,5 +17,6 @@ pub mod programs;
 pub mod progress;
 pub mod recipe;
 pub mod sbom;
+pub mod stages;
 pub mod steps;
 pub mod verity;

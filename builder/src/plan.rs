@@ -67,7 +67,8 @@ impl BuildPlan {
             "casemate-plan-v1\n{name}\n{version}\n{platform}\n{recipe_sha256}\n{lock_sha256}\n\
              {overlay_sha256}\n{guest_sha256}\n"
         );
-        let closures = Closure::ALL.into_iter().map(|closure| planned(lock, closure)).collect();
+        let closures =
+            Closure::of(recipe).into_iter().map(|closure| planned(lock, closure)).collect();
         Self {
             name,
             version,
@@ -81,8 +82,8 @@ impl BuildPlan {
 
     /// The hash of the packages of `closure`.
     #[must_use]
-    pub fn closure_digest(&self, closure: Closure) -> Sha256Hash {
-        let found = self.closures.iter().find(|planned| planned.closure == closure);
+    pub fn closure_digest(&self, closure: &Closure) -> Sha256Hash {
+        let found = self.closures.iter().find(|planned| planned.closure == *closure);
         found.map_or_else(|| Sha256Hash::of(b""), |planned| planned.digest)
     }
 }
@@ -91,7 +92,7 @@ fn planned(lock: &Lock, closure: Closure) -> PlannedClosure {
     let mut hashes = format!("casemate-closure-v1\n{closure}\n");
     let mut packages = Vec::new();
     let mut bytes = 0;
-    for package in lock.closure(closure) {
+    for package in lock.closure(&closure) {
         let _ = writeln!(hashes, "{}", package.sha256);
         packages.push(package.to_string());
         bytes += package.size;
@@ -114,6 +115,12 @@ fn steps(recipe: &Recipe) -> Vec<String> {
     steps.extend(recipe.programs.install.iter().map(|install| {
         format!("install {} as {} ({})", install.binary, install.path, install.mode)
     }));
+    for stage in &recipe.stages {
+        let outputs: Vec<String> =
+            stage.outputs.iter().map(|o| format!("{} ({})", o.file, o.to)).collect();
+        let outputs = outputs.join(", ");
+        steps.push(format!("stage {}: make {outputs} without network", stage.name));
+    }
     steps.extend(recipe.concats.iter().map(|concat| format!("write {} from others", concat.path)));
     steps.extend([
         format!("make {} links", recipe.links.len()),
@@ -238,7 +245,7 @@ mod tests {
             assert_ne!(other.digest, base.digest);
         }
         let moved = plan("258", b"o", b"g", Platform::Snp);
-        assert_eq!(moved.closure_digest(Closure::Tools), base.closure_digest(Closure::Tools));
-        assert_ne!(moved.closure_digest(Closure::Guest), base.closure_digest(Closure::Guest));
+        assert_eq!(moved.closure_digest(&Closure::Tools), base.closure_digest(&Closure::Tools));
+        assert_ne!(moved.closure_digest(&Closure::Guest), base.closure_digest(&Closure::Guest));
     }
 }

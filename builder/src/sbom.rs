@@ -9,7 +9,7 @@ use casemate_measurements::hash::Sha256Hash;
 use serde_json::{Value, json};
 
 use crate::fetch::LockedCrate;
-use crate::lock::{Closure, Lock, LockedPackage};
+use crate::lock::{Closure, Lock, LockedFile, LockedPackage, LockedSource};
 use crate::recipe::Recipe;
 
 /// Licences by package name, as far as packages say them in a form for machines.
@@ -26,7 +26,7 @@ pub fn write(
     licences: &Licences,
 ) -> Result<Vec<u8>, CanonicalError> {
     let shipped = |package: &&LockedPackage| {
-        [Closure::Guest, Closure::Kernel, Closure::Firmware].iter().any(|c| package.is_in(*c))
+        [Closure::Guest, Closure::Kernel, Closure::Firmware].iter().any(|c| package.is_in(c))
     };
     let mut components: Vec<Value> = lock
         .packages()
@@ -35,8 +35,10 @@ pub fn write(
         .map(|package| debian(package, licences.get(package.name.as_str())))
         .collect();
     components.extend(crates.iter().map(cargo));
+    let is_tool = |package: &&LockedPackage| package.closures.iter().any(Closure::is_tools);
     let tools: Vec<Value> =
-        lock.closure(Closure::Tools).map(|package| debian(package, None)).collect();
+        lock.packages().iter().filter(is_tool).map(|package| debian(package, None)).collect();
+    components.extend(lock.sources().iter().map(source));
     let name = format!("{}-{}", recipe.name, recipe.version);
     canonical::to_vec(&json!({
         "bomFormat": "CycloneDX",
@@ -85,6 +87,26 @@ fn debian(package: &LockedPackage, licences: Option<&Vec<String>>) -> Value {
         component["licenses"] = named.collect();
     }
     component
+}
+
+/// A source package that a stage is made from.
+fn source(source: &LockedSource) -> Value {
+    let LockedSource { name, version, suite, files, stage, .. } = source;
+    let purl = format!(
+        "pkg:deb/debian/{}@{}?arch=source&distro={suite}",
+        encoded(name.as_str()),
+        encoded(version.as_str())
+    );
+    let of = |file: &LockedFile| json!({ "alg": "SHA-256", "content": file.sha256 });
+    json!({
+        "type": "library",
+        "bom-ref": format!("{purl}#{stage}"),
+        "purl": purl,
+        "name": name.as_str(),
+        "version": version.as_str(),
+        "hashes": files.iter().map(of).collect::<Vec<_>>(),
+        "properties": [{ "name": "casemate:closure", "value": format!("stage:{stage}") }],
+    })
 }
 
 fn cargo(entry: &LockedCrate) -> Value {

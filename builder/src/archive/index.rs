@@ -6,8 +6,8 @@ use casemate_measurements::hash::Sha256Hash;
 
 use super::version;
 use crate::deb::{Paragraph, paragraphs};
-use crate::lock::{ArchivePath, Closure, LockedPackage};
-use crate::recipe::{ArchiveName, PackageSpec, Suite};
+use crate::lock::{ArchivePath, Closure, LockedFile, LockedPackage, LockedSource};
+use crate::recipe::{ArchiveName, PackageSpec, StageName, Suite};
 
 /// A suite whose Release file was verified and whose indices hash to what it says.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct VerifiedSuite {
     pub(crate) on_request: bool,
     /// Its Packages files, one after the other.
     pub(crate) packages: String,
+    /// Its Sources files, if they were asked for.
+    pub(crate) sources: String,
 }
 
 /// A package that a suite offers.
@@ -54,6 +56,37 @@ impl Candidate<'_> {
     }
 }
 
+impl Candidate<'_> {
+    /// What a lock says of it as a source package for `stage`: its files but the description,
+    /// whose place the signed index takes; with `upstream` those of its author alone. `None` if
+    /// its stanza is malformed or no file is left.
+    pub(crate) fn lock_source(&self, stage: &StageName, upstream: bool) -> Option<LockedSource> {
+        let directory = self.stanza.field("Directory")?;
+        let mut files = Vec::new();
+        for line in self.stanza.field("Checksums-Sha256")?.lines().filter(|l| !l.trim().is_empty())
+        {
+            let mut words = line.split_whitespace();
+            let (sha256, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            let name = words.next()?;
+            let signed = name.strip_suffix(".asc").is_some() || name.strip_suffix(".dsc").is_some();
+            if !signed && (!upstream || name.contains(".orig")) {
+                let path = format!("{directory}/{name}").parse().ok()?;
+                files.push(LockedFile { path, size, sha256 });
+            }
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        (!files.is_empty()).then_some(())?;
+        Some(LockedSource {
+            stage: stage.clone(),
+            name: self.stanza.field("Package")?.parse().ok()?,
+            version: self.version.parse().ok()?,
+            archive: self.suite.archive.clone(),
+            suite: self.suite.name.clone(),
+            files,
+        })
+    }
+}
+
 /// All packages of all suites, by name.
 #[derive(Debug)]
 pub(crate) struct Index<'a> {
@@ -64,9 +97,18 @@ impl<'a> Index<'a> {
     /// Reads the Packages files of `suites`, whose order is the order of preference among equal
     /// versions.
     pub(crate) fn new(suites: &'a [VerifiedSuite]) -> Self {
+        Self::of(suites, |suite| &suite.packages)
+    }
+
+    /// Reads their Sources files.
+    pub(crate) fn of_sources(suites: &'a [VerifiedSuite]) -> Self {
+        Self::of(suites, |suite| &suite.sources)
+    }
+
+    fn of(suites: &'a [VerifiedSuite], text: impl Fn(&'a VerifiedSuite) -> &'a str) -> Self {
         let mut by_name: BTreeMap<&str, Vec<Candidate<'_>>> = BTreeMap::new();
         for suite in suites {
-            for stanza in paragraphs(&suite.packages) {
+            for stanza in paragraphs(text(suite)) {
                 if let (Some(name), Some(version)) =
                     (stanza.field("Package"), stanza.field("Version"))
                 {

@@ -66,13 +66,17 @@ pub(crate) struct Release {
 }
 
 impl Release {
-    /// Reads `text`, whose signature was verified, as the Release file of `suite`.
-    pub(crate) fn parse(text: &str, suite: &Suite) -> Result<Self, ReleaseError> {
+    /// Reads `text`, whose signature was verified, as the Release file of `suite`; that of a
+    /// flat archive names none.
+    pub(crate) fn parse(text: &str, suite: Option<&Suite>) -> Result<Self, ReleaseError> {
         let fields = Paragraph::new(text);
-        let found = fields.field("Codename").ok_or(ReleaseError::Field { field: "Codename" })?;
-        if found != suite.as_str() {
-            let (found, expected) = (found.to_owned(), suite.clone());
-            return Err(ReleaseError::OtherSuite { found, expected });
+        if let Some(suite) = suite {
+            let found =
+                fields.field("Codename").ok_or(ReleaseError::Field { field: "Codename" })?;
+            if found != suite.as_str() {
+                let (found, expected) = (found.to_owned(), suite.clone());
+                return Err(ReleaseError::OtherSuite { found, expected });
+            }
         }
         let bad = ReleaseError::Field { field: "Date" };
         let date = fields.field("Date").filter(|date| seconds(date).is_some()).ok_or(bad)?;
@@ -153,7 +157,7 @@ mod tests {
                         ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  17 main/x\n";
 
     fn parse(text: &str) -> Result<Release, ReleaseError> {
-        Release::parse(text, &"forky".parse().unwrap())
+        Release::parse(text, Some(&"forky".parse().unwrap()))
     }
 
     fn at(date: &str) -> SystemTime {

@@ -13,7 +13,7 @@ use super::release::{Release, ReleaseError};
 use crate::fetch::{Cache, CacheError, DownloadError, FetchOptions, Http, Wanted, download};
 use crate::lock::LockedSuite;
 use crate::progress::Progress;
-use crate::recipe::{Archive, ArchiveName, Component, Suite};
+use crate::recipe::{Archive, ArchiveName, Suite};
 
 /// The most that a Release file may be long.
 const RELEASE_LIMIT: u64 = 16 << 20;
@@ -98,8 +98,17 @@ pub(crate) struct Asked<'a> {
     pub(crate) settings: &'a Archive,
     pub(crate) suite: &'a Suite,
     pub(crate) on_request: bool,
+    /// Are its source packages wanted too?
+    pub(crate) sources: bool,
     /// The date that an earlier lock has for it.
     pub(crate) locked_date: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// A file of the suite below a mirror's base.
+    fn path(&self, file: &str) -> String {
+        if self.settings.flat { file.to_owned() } else { format!("dists/{}/{file}", self.suite) }
+    }
 }
 
 impl Access<'_> {
@@ -114,15 +123,24 @@ impl Access<'_> {
             return Err(ArchiveError::NoMirror { archive: archive.clone() });
         }
         let (release, locked) = self.release(asked, &bases)?;
-        let mut packages = String::new();
+        let (mut packages, mut sources) = (String::new(), String::new());
+        if asked.settings.flat {
+            self.index(asked, &release, "Packages", &bases, &mut packages)?;
+        }
         for component in &asked.settings.components {
-            self.index(asked, &release, component, &bases, &mut packages)?;
+            let path = format!("{component}/binary-amd64/Packages");
+            self.index(asked, &release, &path, &bases, &mut packages)?;
+            if asked.sources {
+                let path = format!("{component}/source/Sources");
+                self.index(asked, &release, &path, &bases, &mut sources)?;
+            }
         }
         let suite = VerifiedSuite {
             archive: archive.clone(),
             name: asked.suite.clone(),
             on_request: asked.on_request,
             packages,
+            sources,
         };
         Ok((suite, locked))
     }
@@ -134,7 +152,7 @@ impl Access<'_> {
     ) -> Result<(Release, LockedSuite), ArchiveError> {
         let mut tried = Vec::new();
         for base in bases {
-            let url = below(base, &format!("dists/{}/InRelease", asked.suite));
+            let url = below(base, &asked.path("InRelease"));
             let told = match self.release_from(&url, asked) {
                 Ok(found) => return Ok(found),
                 Err(Refusal::Fatal(error)) => return Err(error),
@@ -165,7 +183,8 @@ impl Access<'_> {
                 error => Refusal::Fatal(error.into()),
             },
         )?;
-        let release = Release::parse(&verified.text, asked.suite)?;
+        let suite = (!asked.settings.flat).then_some(asked.suite);
+        let release = Release::parse(&verified.text, suite)?;
         release.check_time(self.now, asked.settings.expired_ok.contains(asked.suite))?;
         if let Some(date) = asked.locked_date {
             release.check_not_older(date)?;
@@ -180,30 +199,29 @@ impl Access<'_> {
         Ok((release, locked))
     }
 
-    /// Gets the index of `component` by the hash that `release` has for it.
+    /// Gets the index `path`, without its suffix, by the hash that `release` has for it.
     fn index(
         &self,
         asked: &Asked<'_>,
         release: &Release,
-        component: &Component,
+        path: &str,
         bases: &[Url],
         packages: &mut String,
     ) -> Result<(), ArchiveError> {
-        let path = format!("{component}/binary-amd64/Packages");
         let listed = [".xz", ".gz"].into_iter().find_map(|suffix| {
             release.file(&format!("{path}{suffix}")).map(|(hash, size)| (suffix, hash, size))
         });
         let Some((suffix, sha256, size)) = listed else {
             let (archive, suite) = (asked.archive.clone(), asked.suite.clone());
-            return Err(ArchiveError::NoIndex { archive, suite, path });
+            return Err(ArchiveError::NoIndex { archive, suite, path: path.to_owned() });
         };
-        let dir = format!("dists/{}/{component}/binary-amd64", asked.suite);
+        let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
+        let by_hash = format!("{dir}/by-hash/SHA256/{sha256}");
+        let by_hash = asked.path(by_hash.trim_start_matches('/'));
+        let by_name = asked.path(&format!("{dir}/{name}{suffix}").trim_start_matches('/'));
         let sources = bases
             .iter()
-            .flat_map(|base| {
-                let by_hash = below(base, &format!("{dir}/by-hash/SHA256/{sha256}"));
-                [by_hash, below(base, &format!("{dir}/Packages{suffix}"))]
-            })
+            .flat_map(|base| [below(base, &by_hash), below(base, &by_name)])
             .chain(self.mirrors.stores().iter().map(|base| below(base, &sha256.to_string())))
             .collect();
         let label = format!("{}/{} {path}{suffix}", asked.archive, asked.suite);

@@ -3,6 +3,7 @@
 mod inputs;
 mod release;
 mod root;
+mod stages;
 mod tools;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::programs::{self, ProgramError, Workspace};
 use crate::progress::{Progress, Total};
 use crate::recipe::{Recipe, RecipeError};
 use crate::sbom;
+use crate::stages::StageError;
 use crate::steps::{Overlay, StepError, read_overlay};
 
 pub use inputs::{Input, Inputs, fetch_every_input, inputs};
@@ -107,6 +109,8 @@ pub enum BuildError {
     #[error(transparent)]
     Programs(#[from] ProgramError),
     #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
     Image(#[from] ImageError),
     #[error(transparent)]
     Initrd(#[from] CpioError),
@@ -145,15 +149,18 @@ fn read(dir: &Path) -> Result<Sources, BuildError> {
     let recipe = Recipe::load(dir)?;
     let lock = Lock::load(dir)?;
     lock.check_made_for(&recipe)?;
-    let overlay = read_overlay(&recipe.overlay_dir())?;
+    let mut overlay = Overlay::default();
+    for dir in recipe.overlay_dirs() {
+        overlay.add(&dir, read_overlay(&dir)?)?;
+    }
     let workspace = Workspace::read(&recipe.programs_source(), recipe.programs.package.as_str())?;
     Ok(Sources { recipe, lock, overlay, workspace })
 }
 
 impl Sources {
-    fn plan(&self, platform: Platform) -> BuildPlan {
-        let (overlay, guest) = (self.overlay.digest(), self.workspace.digest());
-        BuildPlan::new(&self.recipe, &self.lock, overlay, guest, platform)
+    fn plan(&self, platform: Platform) -> Result<BuildPlan, BuildError> {
+        let (own, guest) = (stages::own_files(self)?, self.workspace.digest());
+        Ok(BuildPlan::new(&self.recipe, &self.lock, own, guest, platform))
     }
 }
 
@@ -162,7 +169,7 @@ impl Sources {
 /// # Errors
 /// When recipe, lock, overlay or sources are missing or malformed.
 pub fn plan(dir: &Path, platform: Platform) -> Result<BuildPlan, BuildError> {
-    Ok(read(dir)?.plan(platform))
+    read(dir)?.plan(platform)
 }
 
 /// Measures how long phases take.
@@ -192,16 +199,16 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuildError> {
     let sources = read(dir)?;
-    let plan = sources.plan(options.platform);
+    let plan = sources.plan(options.platform)?;
     // Other builds may be at work in the cache without a lock on what they write.
     release::sweep(&options.cache.root().join("tmp"), "", Duration::from_hours(24));
     let mut release = Release::begin(&options.out)?;
     let mut clock = Clock { since: Instant::now(), phases: Vec::new() };
 
-    let tools_key = plan.closure_digest(Closure::Tools);
+    let tools_key = plan.closure_digest(&Closure::Tools);
     fetch_inputs(&sources, options, &tools_key, progress)?;
     clock.lap("fetch");
-    let tools = tools::assemble(&sources.lock, options, &tools_key, progress)?;
+    let tools = tools::assemble(&sources.lock, &Closure::Tools, options, &tools_key, progress)?;
     let tools = (tools.as_path(), &tools_key);
     clock.lap("tools");
     let phase = progress.phase("programs", Total::Unknown);
@@ -210,7 +217,13 @@ pub fn build(
     phase.finish("compiled in the tool closure");
     clock.lap("programs");
 
-    let parts = Parts::read(&sources, options, progress)?;
+    let kernel = sources.lock.closure(&Closure::Kernel).collect::<Vec<_>>();
+    let mut kernel = tools::merged(&kernel, options, progress)?;
+    let made = stages::make(&sources, &plan, &mut kernel, options, progress)?;
+    if !sources.recipe.stages.is_empty() {
+        clock.lap("stages");
+    }
+    let parts = Parts::read(&sources, kernel, made, options, progress)?;
     clock.lap("unpack");
     let phase = progress.phase("merge", Total::Unknown);
     let (tree, licences) = root_tree(&sources, &parts, &compiled, tools, options, progress)?;
@@ -272,8 +285,13 @@ fn fetch_inputs(
     let BuildOptions { cache, mirrors, .. } = options;
     let has_tools = tools::place(cache, tools_key).is_dir();
     let needed = |package: &&LockedPackage| {
-        let only_tools = package.closures == [Closure::Tools];
-        !(only_tools && has_tools)
+        // What a stage alone needs is fetched when it runs.
+        let needed = |closure: &Closure| match closure {
+            Closure::Tools => !has_tools,
+            Closure::Stage(_) => false,
+            _ => true,
+        };
+        package.closures.iter().any(needed)
     };
     let packages = sources.lock.packages().iter().filter(needed);
     fetch(packages, cache, mirrors, &options.fetch, progress)?;

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use casemate_measurements::hash::Sha256Hash;
 
+use super::stages::Made;
 use super::tools::merged;
 use super::{BuildError, BuildOptions, Sources};
 use crate::initrd::cpio::{Archive, Node};
-use crate::lock::{Closure, LockedPackage};
+use crate::lock::Closure;
 use crate::merge::Tree;
 use crate::progress::Progress;
 use crate::recipe::{CrateName, GuestPath};
@@ -26,6 +27,8 @@ pub(super) struct Parts {
     pub(super) kernel_image: Vec<u8>,
     /// The firmware's file.
     pub(super) firmware: Vec<u8>,
+    /// Files that stages made.
+    files: Vec<(GuestPath, u32, Vec<u8>)>,
 }
 
 fn relative(path: &GuestPath) -> &str {
@@ -33,23 +36,32 @@ fn relative(path: &GuestPath) -> &str {
 }
 
 impl Parts {
-    /// Unpacks guest, kernel and firmware.
+    /// Unpacks guest and firmware, and takes the kernel out of its merged packages.
     pub(super) fn read(
         sources: &Sources,
+        kernel_packages: Tree,
+        made: Made,
         options: &BuildOptions,
         progress: &dyn Progress,
     ) -> Result<Self, BuildError> {
         let recipe = &sources.recipe;
-        let of = |closure| -> Vec<&LockedPackage> { sources.lock.closure(closure).collect() };
-        let firmware = merged(&of(Closure::Firmware), options, progress)?;
-        let firmware = firmware.read(relative(&recipe.firmware.path), "it is the firmware")?;
-        let kernel_packages = merged(&of(Closure::Kernel), options, progress)?;
+        let firmware = match (made.firmware, &recipe.firmware.path) {
+            (Some(made), _) => made,
+            (None, path) => {
+                let packages = sources.lock.closure(&Closure::Firmware).collect::<Vec<_>>();
+                let tree = merged(&packages, options, progress)?;
+                let path = path.as_ref().map(relative).unwrap_or_default();
+                tree.read(path, "it is the firmware")?
+            }
+        };
         let modules = &recipe.kernel;
         let kernel =
             steps::kernel(&kernel_packages, &modules.initrd_modules, &modules.root_modules)?;
         let kernel_image = kernel_packages.read(&kernel.image, "it is the kernel")?;
-        let guest = merged(&of(Closure::Guest), options, progress)?;
-        Ok(Self { guest, kernel_packages, kernel, kernel_image, firmware })
+        let guest = sources.lock.closure(&Closure::Guest).collect::<Vec<_>>();
+        let guest = merged(&guest, options, progress)?;
+        let files = made.files;
+        Ok(Self { guest, kernel_packages, kernel, kernel_image, firmware, files })
     }
 }
 
@@ -74,6 +86,9 @@ pub(super) fn root_tree(
     for install in &recipe.programs.install {
         let bytes = program(sources, compiled, &install.binary)?;
         tree.put_file(relative(&install.path), u32::from(install.mode.bits()), &bytes)?;
+    }
+    for (path, mode, bytes) in &parts.files {
+        tree.put_file(relative(path), *mode, bytes)?;
     }
     steps::concatenate(&mut tree, &recipe.concats)?;
     steps::link(&mut tree, &recipe.links)?;

@@ -1,4 +1,5 @@
-//! The tool root: the packages of the tool closure unpacked into one directory of the cache.
+//! A tool root: the packages of the tool closure, or of a stage, unpacked into one directory of
+//! the cache.
 
 use std::path::{Path, PathBuf};
 
@@ -43,12 +44,13 @@ pub(super) fn merged(
 /// Assembles the tool root, or finds it assembled.
 pub(super) fn assemble(
     lock: &Lock,
+    closure: &Closure,
     options: &BuildOptions,
     key: &Sha256Hash,
     progress: &dyn Progress,
 ) -> Result<PathBuf, BuildError> {
     let make = |out: &Path| -> Result<(), BuildError> {
-        let packages: Vec<&LockedPackage> = lock.closure(Closure::Tools).collect();
+        let packages: Vec<&LockedPackage> = lock.closure(closure).collect();
         let mut tree = merged(&packages, options, progress)?;
         // The links of a merged /usr, for the case that base-files is not among the tools.
         for dir in ["bin", "lib", "lib64", "sbin"] {

@@ -15,9 +15,10 @@ use std::time::Duration;
 use url::Url;
 
 use crate::archive::{Mirrors, below};
-use crate::lock::{LockError, LockedPackage};
+use crate::lock::{LockError, LockedFile, LockedPackage, LockedSource};
 use crate::process::ProcessError;
 use crate::progress::{Progress, Total};
+use crate::recipe::StageFile;
 
 pub use cache::{Cache, CacheError};
 pub use crates::{CrateSources, LockedCrate, crates_of, fetch_crates};
@@ -154,6 +155,42 @@ pub fn fetch<'a>(
         names.push(wanted[index].1.name.to_string());
     }
     if gone.is_empty() { Ok(summary) } else { Err(FetchError::PackagesGone { gone, names }) }
+}
+
+/// Gets the files of source packages and the files that stages name by hash alone.
+///
+/// # Errors
+///
+/// If one cannot be had.
+pub fn fetch_sources<'a>(
+    sources: impl IntoIterator<Item = &'a LockedSource>,
+    files: impl IntoIterator<Item = &'a StageFile>,
+    cache: &Cache,
+    mirrors: &Mirrors,
+    options: &FetchOptions,
+    progress: &dyn Progress,
+) -> Result<FetchSummary, FetchError> {
+    let mut wanted = Vec::new();
+    for source in sources {
+        for LockedFile { path, size, sha256 } in &source.files {
+            let archive = mirrors.for_archive(&source.archive).into_iter();
+            let sources = archive.map(|base| below(&base, path.as_str()));
+            let sources = sources.chain(stored(mirrors, *sha256)).collect();
+            let label = path.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+            wanted.push(Wanted { label, sha256: *sha256, size: Some(*size), sources });
+        }
+    }
+    wanted.extend(files.into_iter().map(|file| Wanted {
+        label: file.name.to_string(),
+        sha256: file.sha256,
+        size: None,
+        sources: stored(mirrors, file.sha256),
+    }));
+    let (summary, failures) = fetch_all(&wanted, cache, options, progress)?;
+    match failures.into_iter().next() {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(summary),
+    }
 }
 
 fn stored(mirrors: &Mirrors, sha256: casemate_measurements::hash::Sha256Hash) -> Vec<Url> {

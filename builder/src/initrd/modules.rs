@@ -18,6 +18,8 @@ pub struct ModInfo {
     pub depends: Vec<String>,
     /// Modules that should be there first, if they are there at all.
     pub softdeps: Vec<String>,
+    /// The kernel that it was made for, and options of that kernel.
+    pub vermagic: String,
 }
 
 /// Why modules cannot be chosen.
@@ -152,7 +154,10 @@ impl ModuleIndex {
 }
 
 /// The bytes of a module file, decompressed if its name ends in `.xz`.
-fn decompress(path: &str, packed: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
+///
+/// # Errors
+/// When they do not decompress.
+pub fn decompress(path: &str, packed: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
     if path.strip_suffix(".xz").is_none() {
         return Ok(packed);
     }
@@ -178,6 +183,7 @@ pub fn modinfo(path: &str, bytes: &[u8]) -> Result<ModInfo, ModuleError> {
         let Some((key, value)) = field.split_once('=') else { continue };
         match key {
             "name" => info.name = value.replace('-', "_"),
+            "vermagic" => info.vermagic = value.trim_end().to_owned(),
             "depends" => {
                 info.depends = value
                     .split(',')

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 
 use super::apt::{Apt, Question};
-use super::{Closure, Lock, LockedPackage, ResolveError};
+use super::{Closure, Lock, LockedPackage, LockedSource, ResolveError};
 use crate::archive::Index;
 use crate::deb::{Paragraph, read_control};
 use crate::fetch::Cache;
-use crate::recipe::{PackageName, PackageSpec};
+use crate::recipe::{PackageName, PackageSpec, StageName};
 
 /// The old lock and what is to move.
 #[derive(Debug)]
 pub(super) struct Kept {
     packages: Vec<LockedPackage>,
+    sources: Vec<LockedSource>,
     moving: Vec<PackageName>,
     /// Stanzas of locked packages whose files are in the cache: what apt is told of those that
     /// the archive has no more.
@@ -29,7 +30,9 @@ impl Kept {
         cache: &Cache,
     ) -> Result<Self, ResolveError> {
         for name in moving {
-            if !old.packages().iter().any(|package| package.name == *name) {
+            let known = old.packages().iter().any(|package| package.name == *name)
+                || old.sources().iter().any(|source| source.name == *name);
+            if !known {
                 return Err(ResolveError::NotLocked { name: name.clone() });
             }
         }
@@ -48,7 +51,8 @@ impl Kept {
                 gone.push_str(&format_file(package));
             }
         }
-        Ok(Self { packages: old.packages().to_vec(), moving: moving.to_vec(), stanzas, gone })
+        let (packages, sources) = (old.packages().to_vec(), old.sources().to_vec());
+        Ok(Self { packages, sources, moving: moving.to_vec(), stanzas, gone })
     }
 
     /// Stanzas, with hash and path, of the locked packages that are in the cache.
@@ -57,7 +61,7 @@ impl Kept {
     }
 
     /// The package of a closure of one package, unless it is to move.
-    pub(super) fn single(&self, closure: Closure, spec: &PackageSpec) -> Option<LockedPackage> {
+    pub(super) fn single(&self, closure: &Closure, spec: &PackageSpec) -> Option<LockedPackage> {
         let package = self.packages.iter().find(|package| package.is_in(closure))?;
         let moves = self.moving.iter().any(|name| name == spec.name() || *name == package.name);
         let fits = spec.suite().is_none_or(|suite| package.suite == *suite)
@@ -65,15 +69,25 @@ impl Kept {
         (!moves && fits).then(|| of(package, closure))
     }
 
+    /// The source package of `stage`, unless it is to move.
+    pub(super) fn source(&self, stage: &StageName, spec: &PackageSpec) -> Option<LockedSource> {
+        let mut all = self.sources.iter();
+        let source = all.find(|s| s.stage == *stage && s.name == *spec.name())?;
+        let moves = self.moving.iter().any(|name| name == spec.name());
+        let fits = spec.suite().is_none_or(|suite| source.suite == *suite)
+            && spec.version().is_none_or(|version| source.version == *version);
+        (!moves && fits).then(|| source.clone())
+    }
+
     /// Is a package of this name locked for `closure`?
-    pub(super) fn holds(&self, closure: Closure, name: &PackageName) -> bool {
+    pub(super) fn holds(&self, closure: &Closure, name: &PackageName) -> bool {
         self.packages.iter().any(|package| package.is_in(closure) && package.name == *name)
     }
 
     /// The locked package of this name and version.
     pub(super) fn package(
         &self,
-        closure: Closure,
+        closure: &Closure,
         name: &str,
         version: &str,
     ) -> Option<LockedPackage> {
@@ -87,7 +101,7 @@ impl Kept {
     /// with them: apt is told that the old closure is installed, and asked for the moving ones.
     pub(super) fn versions(
         &self,
-        closure: Closure,
+        closure: &Closure,
         apt: &Apt,
         question: &Question,
         index: &Index<'_>,
@@ -119,7 +133,7 @@ impl Kept {
     /// The packages to move, and those that the recipe asks for and the old closure lacks.
     fn wanted(
         &self,
-        closure: Closure,
+        closure: &Closure,
         question: &Question,
         versions: &BTreeMap<String, String>,
     ) -> Vec<String> {
@@ -147,8 +161,8 @@ impl Kept {
     }
 }
 
-fn of(package: &LockedPackage, closure: Closure) -> LockedPackage {
-    LockedPackage { closures: vec![closure], ..package.clone() }
+fn of(package: &LockedPackage, closure: &Closure) -> LockedPackage {
+    LockedPackage { closures: vec![closure.clone()], ..package.clone() }
 }
 
 /// The fields that an index has beside those of a control file, and the end of the stanza.

@@ -13,13 +13,14 @@ mod write;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use casemate_measurements::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{
-    self, Architecture, ArchiveName, Fingerprint, PackageName, Place, Recipe, Step, Suite, Version,
-    word,
+    self, Architecture, ArchiveName, Fingerprint, PackageName, Place, Recipe, StageName, Step,
+    Suite, Version, WordError, word,
 };
 
 pub use apt::AptError;
@@ -86,8 +87,8 @@ pub enum LockError {
 }
 
 /// What a package is locked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "String")]
 pub enum Closure {
     /// The firmware is taken out of it.
     Firmware,
@@ -95,29 +96,82 @@ pub enum Closure {
     Guest,
     /// The kernel and its modules are taken out of it.
     Kernel,
+    /// A stage sees it as its root.
+    Stage(StageName),
     /// Its programs run while building.
     Tools,
 }
 
 impl Closure {
-    /// All of them, in the order of a lock.
+    /// Those that every image has, in the order of a lock.
     pub const ALL: [Self; 4] = [Self::Firmware, Self::Guest, Self::Kernel, Self::Tools];
+
+    /// Those of `recipe`.
+    #[must_use]
+    pub fn of(recipe: &Recipe) -> Vec<Self> {
+        let firmware = recipe.firmware.package.is_some();
+        let own = recipe.stages.iter().map(|stage| Self::Stage(stage.name.clone()));
+        let fixed = Self::ALL.into_iter().filter(|c| firmware || *c != Self::Firmware);
+        let mut all: Vec<Self> = fixed.chain(own).collect();
+        all.sort();
+        all
+    }
+
+    /// Does it hold tools alone, which are not in the image?
+    #[must_use]
+    pub const fn is_tools(&self) -> bool {
+        matches!(self, Self::Tools | Self::Stage(_))
+    }
 
     /// The name, as in the lock.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub fn name(&self) -> String {
         match self {
-            Self::Firmware => "firmware",
-            Self::Guest => "guest",
-            Self::Kernel => "kernel",
-            Self::Tools => "tools",
+            Self::Firmware => "firmware".to_owned(),
+            Self::Guest => "guest".to_owned(),
+            Self::Kernel => "kernel".to_owned(),
+            Self::Stage(name) => format!("{STAGE}{name}"),
+            Self::Tools => "tools".to_owned(),
         }
+    }
+}
+
+/// What the name of a stage's closure begins with.
+const STAGE: &str = "stage:";
+
+impl From<Closure> for String {
+    fn from(closure: Closure) -> Self {
+        closure.name()
+    }
+}
+
+impl FromStr for Closure {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        match text {
+            "firmware" => Ok(Self::Firmware),
+            "guest" => Ok(Self::Guest),
+            "kernel" => Ok(Self::Kernel),
+            "tools" => Ok(Self::Tools),
+            _ => {
+                let name = text.strip_prefix(STAGE).and_then(|name| name.parse().ok());
+                let expected = "firmware, guest, kernel, tools or stage:NAME";
+                name.map(Self::Stage).ok_or_else(|| WordError::new(text, "a closure", expected))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Closure {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        recipe::from_text(from)
     }
 }
 
 impl fmt::Display for Closure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        f.pad(&self.name())
     }
 }
 
@@ -178,8 +232,8 @@ impl LockedPackage {
 
     /// Is it part of `closure`?
     #[must_use]
-    pub fn is_in(&self, closure: Closure) -> bool {
-        self.closures.contains(&closure)
+    pub fn is_in(&self, closure: &Closure) -> bool {
+        self.closures.contains(closure)
     }
 }
 
@@ -189,11 +243,54 @@ impl fmt::Display for LockedPackage {
     }
 }
 
+/// A source package that a stage is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedSource {
+    /// The stage.
+    pub stage: StageName,
+    /// The source package's name.
+    pub name: PackageName,
+    /// The version.
+    pub version: Version,
+    /// The archive that has it.
+    pub archive: ArchiveName,
+    /// The suite it was found in.
+    pub suite: Suite,
+    /// Its files, in the order of their paths, at least one.
+    pub files: Vec<LockedFile>,
+}
+
+impl LockedSource {
+    fn key(&self) -> (&StageName, &PackageName) {
+        (&self.stage, &self.name)
+    }
+}
+
+impl fmt::Display for LockedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{} (source)", self.name, self.version)
+    }
+}
+
+/// One file of a source package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedFile {
+    /// Its path below the archive's root.
+    pub path: ArchivePath,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: Sha256Hash,
+}
+
 /// A validated lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
     request: Sha256Hash,
     suites: Vec<LockedSuite>,
+    sources: Vec<LockedSource>,
     packages: Vec<LockedPackage>,
 }
 
@@ -204,6 +301,8 @@ struct RawLock {
     request: Sha256Hash,
     #[serde(default, rename = "suite")]
     suites: Vec<LockedSuite>,
+    #[serde(default, rename = "source")]
+    sources: Vec<LockedSource>,
     #[serde(default, rename = "package")]
     packages: Vec<LockedPackage>,
 }
@@ -230,7 +329,15 @@ impl Lock {
             package.closures.sort_unstable();
             package.closures.dedup();
         }
-        Self { request, suites, packages }
+        Self { request, suites, sources: Vec::new(), packages }
+    }
+
+    /// The same lock with source packages, sorted.
+    #[must_use]
+    pub fn with_sources(mut self, mut sources: Vec<LockedSource>) -> Self {
+        sources.sort_by(|a, b| a.key().cmp(&b.key()));
+        self.sources = sources;
+        self
     }
 
     /// Reads and checks `dir/image.lock`.
@@ -281,7 +388,19 @@ impl Lock {
                 return fault(&at("closures"), message);
             }
         }
-        Ok(Self { request: raw.request, suites: raw.suites, packages: raw.packages })
+        for (index, source) in raw.sources.iter().enumerate() {
+            let at = |field: &str| [Step::from("source"), index.into(), field.into()];
+            if index > 0 && raw.sources[index - 1].key() >= source.key() {
+                let message = format!("{source} is out of order or stands here twice");
+                return fault(&at("name"), message);
+            }
+            let sorted = source.files.windows(2).all(|pair| pair[0].path < pair[1].path);
+            if source.files.is_empty() || !sorted {
+                return fault(&at("files"), "expected one or more files, sorted".to_owned());
+            }
+        }
+        let RawLock { request, suites, sources, packages, .. } = raw;
+        Ok(Self { request, suites, sources, packages })
     }
 
     /// Writes `dir/image.lock`, whole or not at all.
@@ -332,6 +451,12 @@ impl Lock {
         &self.suites
     }
 
+    /// The source packages, sorted by stage and name.
+    #[must_use]
+    pub fn sources(&self) -> &[LockedSource] {
+        &self.sources
+    }
+
     /// All packages, sorted by name, version and architecture.
     #[must_use]
     pub fn packages(&self) -> &[LockedPackage] {
@@ -339,7 +464,10 @@ impl Lock {
     }
 
     /// The packages of `closure`, sorted.
-    pub fn closure(&self, closure: Closure) -> impl Iterator<Item = &LockedPackage> {
+    pub fn closure<'a>(
+        &'a self,
+        closure: &'a Closure,
+    ) -> impl Iterator<Item = &'a LockedPackage> + 'a {
         self.packages.iter().filter(move |package| package.is_in(closure))
     }
 }

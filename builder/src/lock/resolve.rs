@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use super::apt::{Apt, AptError, Chosen, Question};
 use super::kept::Kept;
-use super::{Closure, Lock, LockError, LockSummary, LockedPackage, LockedSuite};
+use super::{Closure, Lock, LockError, LockSummary, LockedPackage, LockedSource, LockedSuite};
 use crate::archive::{
     Access, ArchiveError, Asked, Candidate, Index, Keyring, Mirrors, SignatureError, VerifiedSuite,
 };
 use crate::fetch::{Cache, FetchOptions, Http};
 use crate::progress::{Progress, Total};
-use crate::recipe::{Exclude, PackageName, PackageSpec, Recipe, RecipeError};
+use crate::recipe::{Exclude, PackageName, PackageSpec, Recipe, RecipeError, StageSource, Suite};
 
 /// How to make a lock.
 #[derive(Debug)]
@@ -117,17 +117,19 @@ pub fn lock(
         _ => None,
     };
     let (suites, locked_suites) = read_suites(&recipe, old.as_ref(), options, progress)?;
-    let phase = progress.phase("resolve", Total::Items(4));
+    let closures = Closure::of(&recipe);
+    let phase = progress.phase("resolve", Total::Items(closures.len() as u64));
     let index = Index::new(&suites);
     let mut resolver =
         Resolver { recipe: &recipe, index: &index, suites: &suites, kept, notes: Vec::new() };
     let mut packages = Vec::new();
-    for closure in Closure::ALL {
-        phase.detail(closure.name());
+    for closure in &closures {
+        phase.detail(&closure.name());
         packages.append(&mut resolver.closure(closure)?);
         phase.advance(1);
     }
-    let new = Lock::new(recipe.request_hash(), locked_suites, packages);
+    let sources = resolver.sources(&Index::of_sources(&suites))?;
+    let new = Lock::new(recipe.request_hash(), locked_suites, packages).with_sources(sources);
     let mut summary = LockSummary::between(old.as_ref(), &new);
     summary.notes = resolver.notes;
     if old.as_ref() != Some(&new) {
@@ -165,7 +167,8 @@ fn read_suites(
                         old.suites().iter().find(|s| s.archive == *archive && s.name == *suite)
                     })
                     .map(|suite| suite.date.as_str());
-                asked.push(Asked { archive, settings, suite, on_request, locked_date });
+                let sources = wants_sources(recipe, suite, on_request);
+                asked.push(Asked { archive, settings, suite, on_request, sources, locked_date });
             }
         }
     }
@@ -182,6 +185,14 @@ fn read_suites(
     Ok((suites, locked))
 }
 
+/// May a source package of the recipe come from `suite`?
+fn wants_sources(recipe: &Recipe, suite: &Suite, on_request: bool) -> bool {
+    recipe.stages.iter().flat_map(|stage| &stage.sources).any(|source| {
+        let asked = source.package.suite();
+        asked == Some(suite) || (asked.is_none() && !on_request)
+    })
+}
+
 struct Resolver<'a> {
     recipe: &'a Recipe,
     index: &'a Index<'a>,
@@ -191,12 +202,18 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn closure(&mut self, closure: Closure) -> Result<Vec<LockedPackage>, ResolveError> {
+    fn closure(&mut self, closure: &Closure) -> Result<Vec<LockedPackage>, ResolveError> {
         let recipe = self.recipe;
         match closure {
             Closure::Firmware => {
-                let spec = &recipe.firmware.package;
+                let Some(spec) = &recipe.firmware.package else { return Ok(Vec::new()) };
                 self.single(closure, "firmware.package", spec, |candidate| candidate)
+            }
+            Closure::Stage(name) => {
+                let stage = recipe.stages.iter().find(|stage| stage.name == *name);
+                let Some(stage) = stage else { return Ok(Vec::new()) };
+                let asked = ("stage.packages", stage.packages.as_slice());
+                self.solve(closure, asked, &stage.exclude, &[])
             }
             Closure::Kernel => {
                 let index = self.index;
@@ -219,10 +236,33 @@ impl Resolver<'_> {
         }
     }
 
+    /// The source packages of all stages: the newest that fit.
+    fn sources(&self, index: &Index<'_>) -> Result<Vec<LockedSource>, ResolveError> {
+        let mut sources = Vec::new();
+        for stage in &self.recipe.stages {
+            for StageSource { package: spec, upstream } in &stage.sources {
+                if let Some(kept) = self.kept.as_ref().and_then(|k| k.source(&stage.name, spec)) {
+                    sources.push(kept);
+                    continue;
+                }
+                let found = index.best(spec).ok_or_else(|| {
+                    let known = index.named(spec.name().as_str()).iter();
+                    let found = known.map(|c| format!("{} in {}", c.version, c.suite.name));
+                    let (field, spec) = ("stage.source", spec.to_string());
+                    ResolveError::NoPackage { field, spec, found: found.collect() }
+                })?;
+                let locked = found.lock_source(&stage.name, *upstream);
+                let package = || format!("{} {}", spec.name(), found.version);
+                sources.push(locked.ok_or_else(|| ResolveError::Stanza { package: package() })?);
+            }
+        }
+        Ok(sources)
+    }
+
     /// A closure of one package, taken without what it depends on.
     fn single<'s>(
         &'s self,
-        closure: Closure,
+        closure: &Closure,
         field: &'static str,
         spec: &PackageSpec,
         follow: impl FnOnce(Candidate<'s>) -> Candidate<'s>,
@@ -237,7 +277,7 @@ impl Resolver<'_> {
     /// A closure that apt solves.
     fn solve(
         &mut self,
-        closure: Closure,
+        closure: &Closure,
         (field, asked): (&'static str, &[PackageSpec]),
         exclude: &[Exclude],
         more: &[String],
@@ -285,6 +325,7 @@ impl Resolver<'_> {
                 self.suites.iter().any(|suite| suite.on_request && suite.name == package.suite);
             if from_request && !requested.contains(package.suite.as_str()) {
                 let (package, suite) = (package.name.to_string(), package.suite.to_string());
+                let closure = closure.clone();
                 return Err(ResolveError::Unrequested { closure, package, suite });
             }
             packages.push(package);
@@ -294,7 +335,7 @@ impl Resolver<'_> {
     }
 
     /// What a verified index, or the old lock, has for apt's choice.
-    fn look_up(&self, closure: Closure, chosen: &Chosen) -> Result<LockedPackage, ResolveError> {
+    fn look_up(&self, closure: &Closure, chosen: &Chosen) -> Result<LockedPackage, ResolveError> {
         let (name, version) = (&chosen.name, &chosen.version);
         if let Some(kept) = self.kept.as_ref().and_then(|k| k.package(closure, name, version)) {
             return Ok(kept);
@@ -306,8 +347,12 @@ impl Resolver<'_> {
 
     /// A stanza that makes apt take an excluded package for installed, with what it provides but
     /// without what it needs.
-    fn stand_in(&self, closure: Closure, name: &PackageName) -> Result<String, ResolveError> {
-        let field = if closure == Closure::Guest { "guest.exclude" } else { "tools.exclude" };
+    fn stand_in(&self, closure: &Closure, name: &PackageName) -> Result<String, ResolveError> {
+        let field = match closure {
+            Closure::Guest => "guest.exclude",
+            Closure::Stage(_) => "stage.exclude",
+            _ => "tools.exclude",
+        };
         let best = self
             .index
             .named(name.as_str())
@@ -333,7 +378,7 @@ impl Resolver<'_> {
     }
 
     /// Notes exclusions that nothing in the closure asks for.
-    fn note_idle(&mut self, closure: Closure, exclude: &[Exclude], packages: &[LockedPackage]) {
+    fn note_idle(&mut self, closure: &Closure, exclude: &[Exclude], packages: &[LockedPackage]) {
         let essential: BTreeSet<&str> = self.index.essential().collect();
         let mut needed: BTreeSet<&str> = BTreeSet::new();
         for package in packages {
@@ -349,7 +394,7 @@ impl Resolver<'_> {
                 let provides = candidate.stanza.field("Provides").unwrap_or_default();
                 provides.split(',').map(name_in_clause).any(|p| needed.contains(p))
             });
-            let implied = closure == Closure::Guest && essential.contains(name);
+            let implied = *closure == Closure::Guest && essential.contains(name);
             if !(needed.contains(name) || provides || implied) && self.kept.is_none() {
                 self.notes.push(format!("nothing in {closure} needs the excluded package {name}"));
             }
@@ -379,9 +424,9 @@ fn name_in_clause(clause: &str) -> &str {
 
 fn lock_candidate(
     candidate: &Candidate<'_>,
-    closure: Closure,
+    closure: &Closure,
 ) -> Result<LockedPackage, ResolveError> {
-    candidate.lock(closure).ok_or_else(|| {
+    candidate.lock(closure.clone()).ok_or_else(|| {
         let name = candidate.stanza.field("Package").unwrap_or_default();
         ResolveError::Stanza { package: format!("{name} {}", candidate.version) }
     })

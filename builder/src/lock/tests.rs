@@ -47,8 +47,8 @@ fn it_is_sorted_merged_and_read_back() {
     let names: Vec<_> = lock.packages().iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["bash", "zlib1g"]);
     assert_eq!(lock.packages()[0].closures, [Closure::Guest, Closure::Tools]);
-    assert_eq!(lock.closure(Closure::Guest).count(), 1);
-    assert_eq!(lock.closure(Closure::Tools).count(), 2);
+    assert_eq!(lock.closure(&Closure::Guest).count(), 1);
+    assert_eq!(lock.closure(&Closure::Tools).count(), 2);
     assert_eq!(parse(&lock.to_text()).unwrap(), lock);
 }
 
@@ -78,7 +78,7 @@ fn mistakes_name_line_and_field() {
         (hash.as_str(), "00", "image.lock:20:10: package[0].sha256: \"00\" is not a SHA-256"),
         ("pool/main/x/bash", "../x/bash", "package[0].path: "),
         ("\"guest\", \"tools\"", "\"tools\", \"guest\"", "package[0].closures: expected one"),
-        ("\"guest\", \"tools\"", "\"cloud\"", "package[0].closures[0]: unknown variant"),
+        ("\"guest\", \"tools\"", "\"cloud\"", "package[0].closures[0]: \"cloud\" is not a closure"),
         ("signer = ", "signed = ", "suite[0].signed: unknown field"),
     ] {
         let error = parse(&good.replacen(from, to, 1)).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use super::{Lock, SCHEMA};
+use super::{Lock, LockedFile, SCHEMA};
 
 /// The text: fields in a fixed order, so that one lock has one text.
 pub(super) fn text(lock: &Lock) -> String {
@@ -25,6 +25,19 @@ pub(super) fn text(lock: &Lock) -> String {
             suite.release_sha256,
             suite.signer,
         );
+    }
+    for source in &lock.sources {
+        let _ = write!(
+            text,
+            "\n[[source]]\nstage = \"{}\"\nname = \"{}\"\nversion = \"{}\"\narchive = \"{}\"\n\
+             suite = \"{}\"\nfiles = [\n",
+            source.stage, source.name, source.version, source.archive, source.suite,
+        );
+        for LockedFile { path, size, sha256 } in &source.files {
+            let _ =
+                writeln!(text, "  {{ path = \"{path}\", size = {size}, sha256 = \"{sha256}\" }},");
+        }
+        text.push_str("]\n");
     }
     for package in &lock.packages {
         let closures: Vec<String> =

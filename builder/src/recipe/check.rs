@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Exclude, Image, PackageSpec, SCHEMA, Step};
+use casemate_measurements::manifest::{FIRMWARE_ADDRESS_BITS, MOST_FIRMWARE_ADDRESS_BITS};
+
+use super::{Destination, Exclude, Image, PackageSpec, SCHEMA, Stage, StageOutput, Step};
 
 /// A contradiction, and the field that it is told at.
 #[derive(Debug)]
@@ -44,8 +46,12 @@ fn check_archives(image: &Image) -> Result<BTreeSet<&str>, Fault> {
         if archive.keys.is_empty() {
             return Err(fault(at("keys"), "no key: nothing in this archive could be believed"));
         }
-        if archive.components.is_empty() {
+        if archive.components.is_empty() && !archive.flat {
             return Err(fault(at("components"), "no component to take packages from"));
+        }
+        let suites = archive.suites.len() + archive.on_request.len();
+        if archive.flat && (suites != 1 || !archive.components.is_empty()) {
+            return Err(fault(at("flat"), "a flat archive has one suite and no components"));
         }
         if archive.suites.is_empty() && archive.on_request.is_empty() {
             return Err(fault(at("suites"), "no suite to take packages from"));
@@ -69,9 +75,13 @@ fn check_archives(image: &Image) -> Result<BTreeSet<&str>, Fault> {
 }
 
 fn check_packages(image: &Image, suites: &BTreeSet<&str>) -> Result<(), Fault> {
-    check_closure("guest", &image.guest.packages, &image.guest.exclude, suites)?;
-    check_closure("tools", &image.tools.packages, &image.tools.exclude, suites)?;
-    check_spec(&image.firmware.package, suites, || steps!["firmware", "package"])?;
+    let (guest, tools) = (&image.guest, &image.tools);
+    check_closure(&steps!["guest"], &guest.packages, &guest.exclude, suites)?;
+    check_closure(&steps!["tools"], &tools.packages, &tools.exclude, suites)?;
+    for stage in &image.stages {
+        check_stage(image, stage, suites)?;
+    }
+    check_firmware(image, suites)?;
     check_spec(&image.kernel.package, suites, || steps!["kernel", "package"])
 }
 
@@ -89,22 +99,23 @@ fn check_spec(
 }
 
 fn check_closure(
-    table: &str,
+    table: &[Step],
     packages: &[PackageSpec],
     exclude: &[Exclude],
     suites: &BTreeSet<&str>,
 ) -> Result<(), Fault> {
+    let below = |steps: Vec<Step>| [table, steps.as_slice()].concat();
     let mut names = BTreeSet::new();
     for (index, spec) in packages.iter().enumerate() {
-        check_spec(spec, suites, || steps![table, "packages", index])?;
+        let at = || below(steps!["packages", index]);
+        check_spec(spec, suites, at)?;
         if !names.insert(spec.name()) {
-            let message = format!("{} is asked for twice", spec.name());
-            return Err(fault(steps![table, "packages", index], message));
+            return Err(fault(at(), format!("{} is asked for twice", spec.name())));
         }
     }
     let mut excluded = BTreeSet::new();
     for (index, entry) in exclude.iter().enumerate() {
-        let at = |field: &str| steps![table, "exclude", index, field];
+        let at = |field: &str| below(steps!["exclude", index, field]);
         if names.contains(&entry.package) {
             let message = format!("{} is both asked for and excluded", entry.package);
             return Err(fault(at("package"), message));
@@ -117,6 +128,108 @@ fn check_closure(
         }
     }
     Ok(())
+}
+
+fn check_stage(image: &Image, stage: &Stage, suites: &BTreeSet<&str>) -> Result<(), Fault> {
+    let position = image.stages.iter().position(|other| other.name == stage.name).unwrap_or(0);
+    if image.stages.iter().skip(position + 1).any(|other| other.name == stage.name) {
+        let message = format!("{} is defined twice", stage.name);
+        return Err(fault(steps!["stage", position + 1, "name"], message));
+    }
+    let table = steps!["stage", position];
+    let at = |steps: Vec<Step>| [table.as_slice(), steps.as_slice()].concat();
+    check_closure(&table, &stage.packages, &stage.exclude, suites)?;
+    let mut names = BTreeSet::new();
+    for (index, source) in stage.sources.iter().enumerate() {
+        let steps = || at(steps!["source", index, "package"]);
+        check_spec(&source.package, suites, steps)?;
+        if !names.insert(source.package.name()) {
+            return Err(fault(steps(), format!("{} is asked for twice", source.package.name())));
+        }
+    }
+    let mut files = BTreeSet::new();
+    for (index, file) in stage.files.iter().enumerate() {
+        if !files.insert(&file.name) {
+            let steps = at(steps!["file", index, "name"]);
+            return Err(fault(steps, format!("{} stands here twice", file.name)));
+        }
+    }
+    let mut patches = BTreeSet::new();
+    for (index, patch) in stage.patches.iter().enumerate() {
+        if !patches.insert(patch.as_str().rsplit('/').next()) {
+            let message = "two patches of one name: the command sees names alone";
+            return Err(fault(at(steps!["patches", index]), message));
+        }
+    }
+    if stage.command.trim().is_empty() || stage.command.contains('\0') {
+        return Err(fault(at(steps!["command"]), "there is nothing to run"));
+    }
+    if stage.outputs.is_empty() {
+        return Err(fault(at(steps!["output"]), "a stage without output is of no use"));
+    }
+    check_outputs(image, stage, &at)
+}
+
+fn check_outputs(
+    image: &Image,
+    stage: &Stage,
+    at: &dyn Fn(Vec<Step>) -> Vec<Step>,
+) -> Result<(), Fault> {
+    let mut outputs = BTreeSet::new();
+    for (index, output) in stage.outputs.iter().enumerate() {
+        let at = |field: &str| at(steps!["output", index, field]);
+        if !outputs.insert(&output.file) {
+            return Err(fault(at("file"), format!("{} stands here twice", output.file)));
+        }
+        match output.to {
+            Destination::Guest(_) => {}
+            _ if output.mode.is_some() => {
+                return Err(fault(at("mode"), "only a file of the root file system has a mode"));
+            }
+            Destination::Module if !output.file.as_str().ends_with(".ko") => {
+                return Err(fault(at("file"), "a kernel module's name ends in .ko"));
+            }
+            Destination::Firmware if image.firmware.stage.as_ref() != Some(&stage.name) => {
+                let message = format!("[firmware] does not name the stage {}", stage.name);
+                return Err(fault(at("to"), message));
+            }
+            Destination::Module | Destination::Firmware => {}
+        }
+    }
+    Ok(())
+}
+
+/// The firmware comes from a package or from a stage, and it is said from where in there.
+fn check_firmware(image: &Image, suites: &BTreeSet<&str>) -> Result<(), Fault> {
+    let firmware = &image.firmware;
+    match (&firmware.package, &firmware.path, &firmware.stage) {
+        (Some(package), Some(_), None) => {
+            check_spec(package, suites, || steps!["firmware", "package"])?;
+        }
+        (None, None, Some(name)) => {
+            let stage = image.stages.iter().find(|stage| stage.name == *name);
+            let Some(stage) = stage else {
+                let message = format!("there is no stage {name}");
+                return Err(fault(steps!["firmware", "stage"], message));
+            };
+            let makes = |output: &&StageOutput| output.to == Destination::Firmware;
+            if stage.outputs.iter().filter(makes).count() != 1 {
+                let message = format!("the stage {name} has no one output to = \"firmware\"");
+                return Err(fault(steps!["firmware", "stage"], message));
+            }
+        }
+        _ => return Err(fault(steps!["firmware"], "expected package and path, or stage")),
+    }
+    match firmware.address_bits {
+        Some(bits) if !(FIRMWARE_ADDRESS_BITS..=MOST_FIRMWARE_ADDRESS_BITS).contains(&bits) => {
+            let message = format!(
+                "{bits} is no width that firmware uses: expected {FIRMWARE_ADDRESS_BITS} to \
+                 {MOST_FIRMWARE_ADDRESS_BITS}"
+            );
+            Err(fault(steps!["firmware", "address_bits"], message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_accounts(image: &Image) -> Result<(), Fault> {
@@ -167,7 +280,13 @@ fn check_places(image: &Image) -> Result<(), Fault> {
         .iter()
         .enumerate()
         .map(|(i, p)| (&p.path, steps!["programs", "install", i, "path"]));
-    for (path, steps) in links.chain(concats).chain(installs) {
+    let stages = image.stages.iter().enumerate().flat_map(|(i, stage)| {
+        stage.outputs.iter().enumerate().filter_map(move |(o, output)| match &output.to {
+            Destination::Guest(path) => Some((path, steps!["stage", i, "output", o, "to"])),
+            _ => None,
+        })
+    });
+    for (path, steps) in links.chain(concats).chain(installs).chain(stages) {
         if !seen.insert(path) {
             return Err(fault(steps, format!("{path} is written twice by this recipe")));
         }

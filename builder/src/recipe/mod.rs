@@ -4,11 +4,13 @@
 //! recipe cannot say: the host of a mirror, a hash of a package, a script to run.
 
 mod check;
+mod extend;
 mod launch;
 mod locate;
 mod name;
 mod path;
 mod sections;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use casemate_measurements::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
 
+use extend::Extension;
 pub use launch::{Id, IdBlock, RecipePolicy};
 pub use locate::{Place, Step, of_error, of_steps};
 pub use name::{
@@ -28,6 +31,10 @@ pub use sections::{
     Archive, Cmdline, Comment, Concat, Exclude, FileFix, Firmware, Group, Guest, HexU64, Home,
     Install, Kernel, Link, Measure, Programs, Shell, SubIds, Target, Tools, Units, User,
     VcpuCounts,
+};
+
+pub use stage::{
+    Destination, FileName, LocalPath, Stage, StageFile, StageName, StageOutput, StageSource,
 };
 
 /// The schema this code reads and writes.
@@ -60,14 +67,25 @@ pub enum RecipeError {
         /// What is wrong there.
         message: String,
     },
+    /// Recipes extend each other in a circle, or more deeply than anyone can follow.
+    #[error("{}: more than {DEEPEST} recipes extend each other: is there a circle?", path.display())]
+    Circle {
+        /// The file.
+        path: PathBuf,
+    },
 }
+
+/// How many recipes may extend each other.
+const DEEPEST: usize = 8;
 
 /// A validated recipe.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    dir: PathBuf,
-    text: String,
+    /// Folders and texts: of the first recipe, of the one that extends it, and so on.
+    layers: Vec<(PathBuf, String)>,
     image: Image,
+    /// The folder of the recipe that names the programs' workspace.
+    programs_dir: PathBuf,
 }
 
 /// The contents of `image.toml`. Only [`Recipe`] makes one, after the checks across fields.
@@ -95,6 +113,9 @@ pub struct Image {
     pub kernel: Kernel,
     /// Our own programs, compiled with the tools.
     pub programs: Programs,
+    /// What is made from sources.
+    #[serde(default, rename = "stage")]
+    pub stages: Vec<Stage>,
     /// Users, each with a pinned number.
     #[serde(default, rename = "user")]
     pub users: Vec<User>,
@@ -134,55 +155,88 @@ impl Recipe {
     ///
     /// If it cannot be read, is no recipe, or contradicts itself; with line and field.
     pub fn load(dir: &Path) -> Result<Self, RecipeError> {
-        let path = dir.join(FILE_NAME);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| RecipeError::Read { path: path.clone(), source })?;
-        Self::parse(dir, &text)
+        Self::parse_at(dir, &read(dir)?, 1)
     }
 
-    /// Checks `text` as the recipe of the folder `dir`, which is not read.
+    /// Checks `text` as the recipe of the folder `dir`, which is not read; a recipe that it
+    /// extends is.
     ///
     /// # Errors
     ///
     /// As [`Recipe::load`].
     pub fn parse(dir: &Path, text: &str) -> Result<Self, RecipeError> {
-        let invalid =
-            |place, message| RecipeError::Invalid { path: dir.join(FILE_NAME), place, message };
-        let image: Image = toml::from_str(text)
-            .map_err(|e| invalid(locate::of_error(text, &e), e.message().to_owned()))?;
-        check::check(&image)
-            .map_err(|fault| invalid(locate::of_steps(text, &fault.steps), fault.message))?;
-        Ok(Self { dir: dir.to_owned(), text: text.to_owned(), image })
+        Self::parse_at(dir, text, 1)
+    }
+
+    fn parse_at(dir: &Path, text: &str, depth: usize) -> Result<Self, RecipeError> {
+        let path = dir.join(FILE_NAME);
+        let invalid = |place, message| RecipeError::Invalid { path: path.clone(), place, message };
+        let malformed =
+            |e: toml::de::Error| invalid(locate::of_error(text, &e), e.message().to_owned());
+        let fault =
+            |fault: check::Fault| invalid(locate::of_steps(text, &fault.steps), fault.message);
+        // What is no TOML at all is told by either branch.
+        let extends = toml::from_str::<toml::Table>(text).is_ok_and(|t| t.contains_key("extends"));
+        if !extends {
+            let mut image: Image = toml::from_str(text).map_err(malformed)?;
+            for stage in &mut image.stages {
+                dir.clone_into(&mut stage.dir);
+            }
+            check::check(&image).map_err(fault)?;
+            let layers = vec![(dir.to_owned(), text.to_owned())];
+            return Ok(Self { layers, image, programs_dir: dir.to_owned() });
+        }
+        let extension: Extension = toml::from_str(text).map_err(malformed)?;
+        if depth >= DEEPEST {
+            return Err(RecipeError::Circle { path });
+        }
+        let base_dir = dir.join(&extension.extends);
+        let Self { mut layers, mut image, programs_dir } =
+            Self::parse_at(&base_dir, &read(&base_dir)?, depth + 1)?;
+        extension.reduce(&mut image).map_err(fault)?;
+        let base = toml::Table::try_from(&image).unwrap_or_default();
+        extension.add(&mut image, dir).map_err(fault)?;
+        check::check(&image).map_err(|found| {
+            let own = extend::own_steps(&base, &found.steps);
+            let message = match own {
+                Some(_) => found.message,
+                None => format!("{} (of the recipe that this one extends)", found.message),
+            };
+            fault(check::Fault { steps: own.unwrap_or_default(), message })
+        })?;
+        layers.push((dir.to_owned(), text.to_owned()));
+        Ok(Self { layers, image, programs_dir })
     }
 
     /// The recipe's folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.layers.last().map_or(Path::new(""), |(dir, _)| dir)
     }
 
-    /// The text as it was read; its hash is one of the build's inputs.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// SHA-256 of [`Recipe::text`].
+    /// One of the build's inputs: SHA-256 of the text, and of a recipe that extends others, of
+    /// the list of the SHA-256 of all texts, the first recipe's first.
     #[must_use]
     pub fn sha256(&self) -> Sha256Hash {
-        Sha256Hash::of(self.text.as_bytes())
+        if let [(_, text)] = self.layers.as_slice() {
+            return Sha256Hash::of(text.as_bytes());
+        }
+        let hashes = self.layers.iter().map(|(_, text)| Sha256Hash::of(text.as_bytes()));
+        let lines: Vec<String> = hashes.map(|hash| format!("{hash}\n")).collect();
+        Sha256Hash::of(format!("casemate-recipes-v1\n{}", lines.concat()).as_bytes())
     }
 
-    /// The folder that is copied over the root file system last; it need not exist.
+    /// The folders that are copied over the root file system last, one over the other; they
+    /// need not exist.
     #[must_use]
-    pub fn overlay_dir(&self) -> PathBuf {
-        self.dir.join(OVERLAY)
+    pub fn overlay_dirs(&self) -> Vec<PathBuf> {
+        self.layers.iter().map(|(dir, _)| dir.join(OVERLAY)).collect()
     }
 
     /// The Cargo workspace that our programs are compiled from.
     #[must_use]
     pub fn programs_source(&self) -> PathBuf {
-        self.dir.join(&self.image.programs.source)
+        self.programs_dir.join(&self.image.programs.source)
     }
 
     /// The hash of all that a lock depends on: archives, package requests and exclusions, not
@@ -210,6 +264,9 @@ impl Recipe {
             for suite in &archive.on_request {
                 line("on-request", &[suite.as_str()]);
             }
+            if archive.flat {
+                line("flat", &[]);
+            }
             for component in &archive.components {
                 line("component", &[component.as_str()]);
             }
@@ -229,10 +286,30 @@ impl Recipe {
         for exclude in &self.image.tools.exclude {
             line("tools-exclude", &[exclude.package.as_str()]);
         }
-        line("firmware", &[&self.image.firmware.package.to_string()]);
+        if let Some(package) = &self.image.firmware.package {
+            line("firmware", &[&package.to_string()]);
+        }
         line("kernel", &[&self.image.kernel.package.to_string()]);
+        for stage in &self.image.stages {
+            line("stage", &[stage.name.as_str()]);
+            for spec in &stage.packages {
+                line("stage-package", &[&spec.to_string()]);
+            }
+            for exclude in &stage.exclude {
+                line("stage-exclude", &[exclude.package.as_str()]);
+            }
+            for source in &stage.sources {
+                let upstream = if source.upstream { "upstream" } else { "whole" };
+                line("stage-source", &[&source.package.to_string(), upstream]);
+            }
+        }
         text
     }
+}
+
+fn read(dir: &Path) -> Result<String, RecipeError> {
+    let path = dir.join(FILE_NAME);
+    std::fs::read_to_string(&path).map_err(|source| RecipeError::Read { path, source })
 }
 
 #[cfg(test)]

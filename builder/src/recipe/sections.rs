@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::name::word;
 use super::{
     AccountName, Component, CrateName, Fingerprint, GuestPath, Mode, ModuleName, Owner,
-    PackageName, PackageSpec, PathPattern, RecipePolicy, Suite, UnitName,
+    PackageName, PackageSpec, PathPattern, RecipePolicy, StageName, Suite, UnitName,
 };
 
 /// `[archive.<name>]`: an archive of packages and whom it is believed.
@@ -19,7 +19,12 @@ pub struct Archive {
     /// Suites that only packages asked for as `name/suite`, and what these need, come from.
     #[serde(default)]
     pub on_request: Vec<Suite>,
+    /// Is it a flat archive, whose index lies beside its Release file at the base URL? It has
+    /// one suite, named here and nowhere else, and no components.
+    #[serde(default)]
+    pub flat: bool,
     /// Components of all of these suites.
+    #[serde(default)]
     pub components: Vec<Component>,
     /// Primary keys, one of which must have signed each Release file.
     pub keys: Vec<Fingerprint>,
@@ -71,9 +76,14 @@ pub struct Tools {
 #[serde(deny_unknown_fields)]
 pub struct Firmware {
     /// The package; it is taken without what it depends on.
-    pub package: PackageSpec,
+    #[serde(default)]
+    pub package: Option<PackageSpec>,
     /// The firmware's path in that package.
-    pub path: GuestPath,
+    #[serde(default)]
+    pub path: Option<GuestPath>,
+    /// Instead of a package, the stage that makes it.
+    #[serde(default)]
+    pub stage: Option<StageName>,
     /// How many bits of an address it uses, where that is not what stock `AmdSev` OVMF does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address_bits: Option<u8>,

@@ -97,7 +97,7 @@ fn all_fields_are_read() {
     assert_eq!(recipe.measure.guest_policy.get().raw(), 0x30000);
     assert_eq!(recipe.users[0].subids.unwrap().first(), 100_000);
     assert_eq!(recipe.programs_source(), Path::new("images/small/../.."));
-    assert_eq!(recipe.overlay_dir(), Path::new("images/small/rootfs"));
+    assert_eq!(recipe.overlay_dirs(), [Path::new("images/small/rootfs")]);
     assert_eq!(recipe.sha256(), Sha256Hash::of(GOOD.as_bytes()));
 }
 

@@ -7,7 +7,7 @@ use casemate_measurements::hash::Sha256Hash;
 
 use super::{Durability, StepError, derived};
 use crate::fetch::Cache;
-use crate::initrd::modules::{Module, ModuleIndex};
+use crate::initrd::modules::{Module, ModuleError, ModuleIndex, decompress, modinfo, module_name};
 use crate::merge::{Kind, Tree};
 use crate::namespace::Program;
 use crate::recipe::ModuleName;
@@ -34,12 +34,7 @@ pub fn kernel(
     initrd_modules: &[ModuleName],
     root_modules: &[ModuleName],
 ) -> Result<Kernel, StepError> {
-    let images = tree.below("boot").filter_map(|(path, _)| path.strip_prefix("boot/vmlinuz-"));
-    let mut found: Vec<String> = images.map(str::to_owned).collect();
-    if found.len() != 1 {
-        return Err(StepError::Kernels { found });
-    }
-    let release = found.remove(0);
+    let release = release(tree)?;
     let base = format!("usr/lib/modules/{release}");
     let builtin = tree.read(&format!("{base}/modules.builtin"), "it names built-in modules")?;
     let files: Vec<&str> = tree.below(&base).map(|(path, _)| path).collect();
@@ -52,6 +47,34 @@ pub fn kernel(
     root.sort();
     let image = format!("boot/vmlinuz-{release}");
     Ok(Kernel { image, initrd: closure(initrd_modules)?, root, release })
+}
+
+/// The release of the one kernel in the merged kernel packages.
+///
+/// # Errors
+/// When there is not exactly one.
+pub fn release(tree: &Tree) -> Result<String, StepError> {
+    let images = tree.below("boot").filter_map(|(path, _)| path.strip_prefix("boot/vmlinuz-"));
+    let mut found: Vec<String> = images.map(str::to_owned).collect();
+    if found.len() != 1 {
+        return Err(StepError::Kernels { found });
+    }
+    Ok(found.remove(0))
+}
+
+/// The version magic of the kernel's own modules, which those made for it must have too.
+///
+/// # Errors
+/// When the kernel packages hold no module, or one that cannot be read.
+pub fn version_magic(tree: &Tree, release: &str) -> Result<String, StepError> {
+    let base = format!("usr/lib/modules/{release}/kernel");
+    let found = tree.below(&base).map(|(path, _)| path).find(|path| module_name(path).is_some());
+    let path = found.ok_or_else(|| ModuleError::Unknown {
+        name: "any".to_owned(),
+        by: "a stage that makes modules".to_owned(),
+    })?;
+    let bytes = decompress(path, tree.read(path, "modules of stages are held to it")?)?;
+    Ok(modinfo(path, &bytes)?.vermagic)
 }
 
 /// Files that depmod reads beside the modules.

@@ -22,7 +22,7 @@ use crate::namespace::NamespaceError;
 pub use accounts::{Accounts, check_owners, make_homes};
 pub use derived::{Durability, derived};
 pub use drop::drop_paths;
-pub use kernel::{Kernel, depmod, kernel};
+pub use kernel::{Kernel, depmod, kernel, release, version_magic};
 pub use libraries::check_libraries;
 pub use overlay::{Overlay, read_overlay};
 pub use place::{concatenate, fix_files, link, machine_id};
@@ -52,6 +52,12 @@ pub enum StepError {
     /// The overlay holds something that git does not.
     #[error("{} cannot be in an overlay: it holds files, links and directories only", path.display())]
     Overlay {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Two overlays do not lie one over the other.
+    #[error("{} is a directory here and none in the extended recipe's overlay, or the other way", path.display())]
+    OverlayKind {
         /// The path.
         path: PathBuf,
     },

@@ -67,6 +67,27 @@ fn read(dir: &Path, prefix: &str, entries: &mut Vec<(String, Entry)>) -> Result<
 }
 
 impl Overlay {
+    /// Puts `upper`, read from `dir`, over this one: its files and links replace those of the
+    /// same path.
+    ///
+    /// # Errors
+    /// When a path is a directory in one and a file or link in the other.
+    pub fn add(&mut self, dir: &Path, upper: Self) -> Result<(), StepError> {
+        for (path, entry) in upper.entries {
+            match self.entries.binary_search_by(|(other, _)| other.cmp(&path)) {
+                Ok(at) => {
+                    let is_dir = |entry: &Entry| matches!(entry, Entry::Directory);
+                    if is_dir(&self.entries[at].1) != is_dir(&entry) {
+                        return Err(StepError::OverlayKind { path: dir.join(path) });
+                    }
+                    self.entries[at].1 = entry;
+                }
+                Err(at) => self.entries.insert(at, (path, entry)),
+            }
+        }
+        Ok(())
+    }
+
     /// A digest of the paths, bytes and executable bits.
     #[must_use]
     pub fn digest(&self) -> Sha256Hash {

@@ -1,0 +1,314 @@
+//! A recipe that extends another: it names only what differs.
+//!
+//! Lists are added to, `[remove]` takes away first, a single value replaces, and the tables
+//! `[firmware]` and `[id_block]` replace as a whole. What is removed must be there, what is
+//! added must not be: a recipe that drifted from its base is refused, not guessed at.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::check::Fault;
+use super::{
+    AccountName, Archive, ArchiveName, Cmdline, Concat, CrateName, Exclude, FileFix, Firmware,
+    Group, GuestPath, IdBlock, Image, ImageName, ImageVersion, Install, Link, Measure, ModuleName,
+    PackageName, PackageSpec, PathPattern, Programs, SCHEMA, Stage, StageName, Step, UnitName,
+    User,
+};
+
+/// The contents of an `image.toml` with `extends`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Extension {
+    schema: u32,
+    /// The folder of the recipe to start from, relative to this one's.
+    pub(super) extends: PathBuf,
+    name: ImageName,
+    version: ImageVersion,
+    epoch: Option<u32>,
+    #[serde(default)]
+    remove: Remove,
+    #[serde(default)]
+    archive: BTreeMap<ArchiveName, MoreArchive>,
+    #[serde(default)]
+    guest: MoreGuest,
+    #[serde(default)]
+    tools: MoreTools,
+    firmware: Option<Firmware>,
+    #[serde(default)]
+    kernel: MoreKernel,
+    #[serde(default)]
+    programs: MorePrograms,
+    #[serde(default, rename = "stage")]
+    stages: Vec<Stage>,
+    #[serde(default, rename = "user")]
+    users: Vec<User>,
+    #[serde(default, rename = "group")]
+    groups: Vec<Group>,
+    #[serde(default, rename = "link")]
+    links: Vec<Link>,
+    #[serde(default, rename = "file")]
+    files: Vec<FileFix>,
+    #[serde(default, rename = "concat")]
+    concats: Vec<Concat>,
+    #[serde(default)]
+    units: MoreUnits,
+    measure: Option<Measure>,
+    id_block: Option<IdBlock>,
+}
+
+/// What the base has and this image has not.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Remove {
+    packages: Vec<PackageName>,
+    exclude: Vec<PackageName>,
+    drop: Vec<PathPattern>,
+    keep: Vec<PathPattern>,
+    tools: Vec<PackageName>,
+    cmdline: Vec<Cmdline>,
+    initrd_modules: Vec<ModuleName>,
+    root_modules: Vec<ModuleName>,
+    stages: Vec<StageName>,
+    users: Vec<AccountName>,
+    groups: Vec<AccountName>,
+    links: Vec<GuestPath>,
+    files: Vec<GuestPath>,
+    concats: Vec<GuestPath>,
+    enable: Vec<UnitName>,
+    mask: Vec<UnitName>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoreArchive {
+    #[serde(default)]
+    suites: Vec<super::Suite>,
+    #[serde(default)]
+    on_request: Vec<super::Suite>,
+    #[serde(default)]
+    flat: bool,
+    #[serde(default)]
+    components: Vec<super::Component>,
+    #[serde(default)]
+    keys: Vec<super::Fingerprint>,
+    #[serde(default)]
+    expired_ok: Vec<super::Suite>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MoreGuest {
+    packages: Vec<PackageSpec>,
+    exclude: Vec<Exclude>,
+    drop: Vec<PathPattern>,
+    keep: Vec<PathPattern>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MoreTools {
+    packages: Vec<PackageSpec>,
+    exclude: Vec<Exclude>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MoreKernel {
+    package: Option<PackageSpec>,
+    cmdline: Option<Cmdline>,
+    initrd_modules: Vec<ModuleName>,
+    root_modules: Vec<ModuleName>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MorePrograms {
+    package: Option<CrateName>,
+    init: Option<CrateName>,
+    install: Vec<Install>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MoreUnits {
+    enable: Vec<UnitName>,
+    mask: Vec<UnitName>,
+    default: Option<UnitName>,
+}
+
+/// Takes each of `gone` out of `list`; the first that is not there is a fault.
+fn remove<T, K: std::fmt::Display>(
+    field: &str,
+    list: &mut Vec<T>,
+    gone: &[K],
+    is: impl Fn(&T, &K) -> bool,
+) -> Result<(), Fault> {
+    for (index, key) in gone.iter().enumerate() {
+        let before = list.len();
+        list.retain(|item| !is(item, key));
+        if list.len() == before {
+            let steps = vec!["remove".into(), field.into(), index.into()];
+            let message = format!("{key} is not in the base: there is nothing to remove");
+            return Err(Fault { steps, message });
+        }
+    }
+    Ok(())
+}
+
+/// The name of a kernel parameter: what stands before `=`.
+fn parameter(token: &str) -> &str {
+    token.split('=').next().unwrap_or(token)
+}
+
+impl Extension {
+    /// Takes from `base` what is to be removed.
+    pub(super) fn reduce(&self, base: &mut Image) -> Result<(), Fault> {
+        let gone = &self.remove;
+        let spec = |spec: &PackageSpec, name: &PackageName| spec.name() == name;
+        remove("packages", &mut base.guest.packages, &gone.packages, spec)?;
+        remove("tools", &mut base.tools.packages, &gone.tools, spec)?;
+        let excluded = |entry: &Exclude, name: &PackageName| entry.package == *name;
+        remove("exclude", &mut base.guest.exclude, &gone.exclude, excluded)?;
+        remove("drop", &mut base.guest.drop, &gone.drop, |a, b| a == b)?;
+        remove("keep", &mut base.guest.keep, &gone.keep, |a, b| a == b)?;
+        let kernel = &mut base.kernel;
+        remove("initrd_modules", &mut kernel.initrd_modules, &gone.initrd_modules, |a, b| a == b)?;
+        remove("root_modules", &mut kernel.root_modules, &gone.root_modules, |a, b| a == b)?;
+        let mut tokens: Vec<String> =
+            kernel.cmdline.as_str().split(' ').map(str::to_owned).collect();
+        remove("cmdline", &mut tokens, &gone.cmdline, |a, b| a == b.as_str())?;
+        kernel.cmdline = tokens.join(" ").parse().map_err(|error: super::WordError| Fault {
+            steps: vec!["remove".into(), "cmdline".into()],
+            message: error.to_string(),
+        })?;
+        remove("stages", &mut base.stages, &gone.stages, |a, b| a.name == *b)?;
+        remove("users", &mut base.users, &gone.users, |a, b| a.name == *b)?;
+        remove("groups", &mut base.groups, &gone.groups, |a, b| a.name == *b)?;
+        remove("links", &mut base.links, &gone.links, |a, b| a.path == *b)?;
+        remove("files", &mut base.files, &gone.files, |a, b| a.path == *b)?;
+        remove("concats", &mut base.concats, &gone.concats, |a, b| a.path == *b)?;
+        remove("enable", &mut base.units.enable, &gone.enable, |a, b| a == b)?;
+        remove("mask", &mut base.units.mask, &gone.mask, |a, b| a == b)
+    }
+
+    /// Adds to `image`, the reduced base, all that this recipe says. `dir` is its folder.
+    pub(super) fn add(mut self, image: &mut Image, dir: &Path) -> Result<(), Fault> {
+        if self.schema != SCHEMA {
+            let message =
+                format!("schema {} is unknown: this casemate reads {SCHEMA}", self.schema);
+            return Err(Fault { steps: vec!["schema".into()], message });
+        }
+        image.name = self.name;
+        image.version = self.version;
+        image.epoch = self.epoch.unwrap_or(image.epoch);
+        for (name, more) in self.archive {
+            let empty = || Archive {
+                suites: Vec::new(),
+                on_request: Vec::new(),
+                flat: false,
+                components: Vec::new(),
+                keys: Vec::new(),
+                expired_ok: Vec::new(),
+            };
+            let archive = image.archive.entry(name).or_insert_with(empty);
+            archive.flat |= more.flat;
+            archive.suites.extend(more.suites);
+            archive.on_request.extend(more.on_request);
+            archive.components.extend(more.components);
+            archive.keys.extend(more.keys);
+            archive.expired_ok.extend(more.expired_ok);
+        }
+        image.guest.packages.extend(self.guest.packages);
+        image.guest.exclude.extend(self.guest.exclude);
+        image.guest.drop.extend(self.guest.drop);
+        image.guest.keep.extend(self.guest.keep);
+        image.tools.packages.extend(self.tools.packages);
+        image.tools.exclude.extend(self.tools.exclude);
+        if let Some(firmware) = self.firmware {
+            image.firmware = firmware;
+        }
+        self.kernel.add(&mut image.kernel)?;
+        let Programs { package, init, install, .. } = &mut image.programs;
+        if let Some(other) = self.programs.package {
+            *package = other;
+        }
+        if let Some(other) = self.programs.init {
+            *init = other;
+        }
+        install.extend(self.programs.install);
+        for stage in &mut self.stages {
+            dir.clone_into(&mut stage.dir);
+        }
+        image.stages.extend(self.stages);
+        image.users.extend(self.users);
+        image.groups.extend(self.groups);
+        image.links.extend(self.links);
+        image.files.extend(self.files);
+        image.concats.extend(self.concats);
+        image.units.enable.extend(self.units.enable);
+        image.units.mask.extend(self.units.mask);
+        if let Some(default) = self.units.default {
+            image.units.default = default;
+        }
+        if let Some(measure) = self.measure {
+            image.measure = measure;
+        }
+        image.id_block = self.id_block.or(image.id_block.take());
+        Ok(())
+    }
+}
+
+impl MoreKernel {
+    fn add(self, kernel: &mut super::Kernel) -> Result<(), Fault> {
+        if let Some(package) = self.package {
+            kernel.package = package;
+        }
+        if let Some(more) = self.cmdline {
+            let steps = || vec!["kernel".into(), "cmdline".into()];
+            for token in more.as_str().split(' ') {
+                let name = parameter(token);
+                let clash = kernel.cmdline.as_str().split(' ').find(|old| parameter(old) == name);
+                if let Some(clash) = clash {
+                    let message = format!(
+                        "the base has {clash} already: list it in remove.cmdline to replace it"
+                    );
+                    return Err(Fault { steps: steps(), message });
+                }
+            }
+            let line = [kernel.cmdline.as_str(), more.as_str()].join(" ");
+            kernel.cmdline = line.trim().parse().map_err(|error: super::WordError| Fault {
+                steps: steps(),
+                message: error.to_string(),
+            })?;
+        }
+        kernel.initrd_modules.extend(self.initrd_modules);
+        kernel.root_modules.extend(self.root_modules);
+        Ok(())
+    }
+}
+
+/// Where `steps` into the whole image lead in the recipe that extends `base`, the reduced base:
+/// the places of list items that it added are counted from its own first. `None` for an item
+/// that is the base's.
+pub(super) fn own_steps(base: &toml::Table, steps: &[Step]) -> Option<Vec<Step>> {
+    let mut at = base.get(match steps.first()? {
+        Step::Key(key) => key.as_str(),
+        Step::Index(_) => return None,
+    });
+    let mut own = vec![steps[0].clone()];
+    for (index, step) in steps.iter().enumerate().skip(1) {
+        match (step, at) {
+            (Step::Key(key), _) => at = at.and_then(|value| value.get(key.as_str())),
+            (Step::Index(item), Some(toml::Value::Array(list))) => {
+                own.push(Step::Index(item.checked_sub(list.len())?));
+                own.extend_from_slice(&steps[index + 1..]);
+                return Some(own);
+            }
+            (Step::Index(_), _) => {}
+        }
+        own.push(step.clone());
+    }
+    Some(own)
+}
