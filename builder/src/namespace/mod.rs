@@ -276,4 +276,4 @@ fn read_tail(from: Option<impl io::Read>) -> io::Result<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

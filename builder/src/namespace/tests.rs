@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::*;
 
 /// A root with a shell and a few programs of this machine, and the libraries they need.
-fn root() -> tempfile::TempDir {
+pub(crate) fn root() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for dir in ["usr/bin", "proc", "dev", "tmp", "work"] {
         std::fs::create_dir_all(root.path().join(dir)).unwrap();

@@ -330,3 +330,6 @@ impl<'a> StageJob<'a> {
 fn name(patch: &LocalPath) -> &str {
     patch.as_str().rsplit('/').next().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
