@@ -20,7 +20,7 @@ BUILDER_ID ?= urn:casemate:builder:local
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup build demo test lint bench fuzz clean
+.PHONY: help setup build demo test images lint bench fuzz clean
 .PHONY: release-build release-compare release-sign release-verify release-show release-publish
 
 help: ## Show the targets
@@ -39,6 +39,10 @@ test: setup ## Run every test, the end-to-end and attack tests and a little fuzz
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast
 	@tests/fuzz.sh 1000
+
+images: build ## Build and boot what compiles for minutes too, and hold it to be reproducible
+	CASEMATE_REQUIRE=images $(CARGO) test --locked --package casemate-tests \
+	    --test build --test attacks -- stages_are gpu_image
 
 fuzz: setup ## Run every fuzz target for RUNS inputs each and keep the corpus
 	@FUZZ_CORPUS=$${CARGO_TARGET_DIR:-target}/fuzz/corpus tests/fuzz.sh $(RUNS)

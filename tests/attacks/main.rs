@@ -6,4 +6,5 @@
 
 mod boot;
 mod genuine;
+mod gpu;
 mod id_block;

@@ -3,27 +3,42 @@
 use std::path::Path;
 use std::process::Command;
 
-use casemate_tests::{binary, casemate, expect_code, recipe, release, skip, workspace};
+use casemate_tests::{
+    binary, casemate, expect_code, gpu_release, release, required, skip, workspace,
+};
 
 use crate::{changed_recipe, files};
 
-/// What a build reads: binary, recipe and the sources of the guest's programs, elsewhere.
+/// What a build reads: binary, recipes and the sources of the guest's programs, elsewhere.
 fn move_away(to: &Path) {
-    std::fs::create_dir_all(to.join("images")).unwrap();
+    std::fs::create_dir_all(to).unwrap();
     let mut command = Command::new("cp");
     command.arg("-r");
     for name in ["Cargo.toml", "Cargo.lock", "measurements", "guest"] {
         command.arg(workspace().join(name));
     }
     let _ = expect_code(0, command.arg(to));
-    let images = to.join("images");
-    let _ = expect_code(0, Command::new("cp").arg("-r").arg(recipe()).arg(images));
+    let images = workspace().join("images");
+    let _ = expect_code(0, Command::new("cp").arg("-r").arg(images).arg(to));
     std::fs::copy(binary(), to.join("casemate")).unwrap();
 }
 
 #[test]
 fn builds_are_bit_identical_under_perturbation() {
-    let first = release();
+    identical(release(), "images/cpu-sandbox");
+}
+
+/// Also what stages compile. Its stages take minutes, so it is asked for by name: `make images`.
+#[test]
+fn builds_with_stages_are_bit_identical_under_perturbation() {
+    if !required("images") {
+        return eprintln!("skipped: images that compile for minutes are built by `make images`");
+    }
+    identical(gpu_release(), "images/gpu-hopper");
+}
+
+/// Builds the image in `folder` again elsewhere and compares with the release `first`.
+fn identical(first: &Path, folder: &str) {
     let root = nix::unistd::geteuid().is_root();
     let dir = tempfile::Builder::new().prefix("cm-other ").tempdir_in("/var/tmp").unwrap();
     let away = dir.path().join("another/place");
@@ -60,7 +75,7 @@ fn builds_are_bit_identical_under_perturbation() {
         command.args(["--uts", "--net"]);
     }
     command.args(["sh", "-c", &script, "sh"]).args(words);
-    command.arg(away.join("casemate")).args(["image", "build", "images/cpu-sandbox"]);
+    command.arg(away.join("casemate")).args(["image", "build", folder]);
     command.args(["--platform", "simulated", "--offline", "--jobs", "1", "--unpack-order", "7"]);
     command.arg("--inputs").arg(inputs).env_remove("CARGO_HOME").env_remove("CASEMATE_MIRRORS");
     command.arg("--output").arg(away.join("release"));

@@ -67,9 +67,15 @@ pub fn expect_code(code: i32, command: &mut Command) -> Output {
 
 /// Skips a test that needs `what`, with the reason; fails where `CASEMATE_REQUIRE` names it.
 pub fn skip(what: &str, reason: &str) {
-    let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == what), "{what} is required: {reason}");
+    assert!(!required(what), "{what} is required: {reason}");
     eprintln!("skipped: {reason}");
+}
+
+/// Does `CASEMATE_REQUIRE` name `what`?
+#[must_use]
+pub fn required(what: &str) -> bool {
+    let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
+    required.split(',').any(|name| name == what)
 }
 
 /// The recipe that the tests build.
@@ -81,13 +87,22 @@ pub fn recipe() -> PathBuf {
 /// images/cpu-sandbox, built once per test program for the simulated platform.
 pub fn release() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
-    RELEASE.get_or_init(|| {
-        let output = scratch().join(format!("release-{}", std::process::id()));
-        let mut command = casemate(["image", "build"]);
-        command.arg(recipe()).args(["--platform", "simulated", "--output"]).arg(&output);
-        let _ = expect_code(0, &mut command);
-        output
-    })
+    RELEASE.get_or_init(|| built("cpu-sandbox", "release"))
+}
+
+/// images/gpu-hopper, likewise. Cold, its modules take minutes.
+pub fn gpu_release() -> &'static Path {
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(|| built("gpu-hopper", "gpu-release"))
+}
+
+fn built(image: &str, name: &str) -> PathBuf {
+    let output = scratch().join(format!("{name}-{}", std::process::id()));
+    let mut command = casemate(["image", "build"]);
+    command.arg(workspace().join("images").join(image));
+    command.args(["--platform", "simulated", "--output"]).arg(&output);
+    let _ = expect_code(0, &mut command);
+    output
 }
 
 /// A fresh SSH key pair in `dir`; the private key's path, the public one has `.pub` behind it.

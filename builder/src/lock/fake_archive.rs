@@ -48,7 +48,7 @@ impl Key {
     }
 
     /// The public key in a file: armoured, as apt's folders have it too.
-    fn export(&self) -> PathBuf {
+    pub(super) fn export(&self) -> PathBuf {
         let path = self.home.path().join("archive.asc");
         std::fs::write(&path, self.run(&["--armor", "--export"], b"")).unwrap();
         path
@@ -67,6 +67,7 @@ impl Drop for Key {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Offer {
     pub(super) packages: Vec<String>,
+    pub(super) sources: Vec<String>,
     pub(super) valid_until: Option<&'static str>,
 }
 
@@ -78,6 +79,7 @@ pub(super) struct Archive {
     pub(super) date: &'static str,
     pub(super) dir: tempfile::TempDir,
     pub(super) mirrors: Mirrors,
+    pub(super) more_keyrings: Vec<PathBuf>,
 }
 
 impl Archive {
@@ -94,19 +96,42 @@ impl Archive {
             date: "Sat, 12 Sep 2026 07:55:41 UTC",
             dir: tempfile::tempdir().unwrap(),
             mirrors,
+            more_keyrings: Vec::new(),
         }
     }
 
     /// Offers a package in `suite`; `more` are further fields, each with its line feed.
     pub(super) fn offer(&mut self, suite: &'static str, name: &str, version: &str, more: &str) {
+        let stanza = Self::stanza(name, version, more);
+        self.suites.get_mut(suite).unwrap().packages.push(stanza);
+    }
+
+    /// What an index says of such a package.
+    pub(super) fn stanza(name: &str, version: &str, more: &str) -> String {
         let deb = Self::deb(name, version, more);
-        let stanza = format!(
+        format!(
             "Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: A <a@b>\n\
              Description: test\n{more}Filename: pool/{name}_{version}.deb\nSize: {}\nSHA256: {}\n",
             deb.len(),
             Sha256Hash::of(&deb)
+        )
+    }
+
+    /// Offers a source package in `suite`, with a description, the author's archive and Debian's.
+    pub(super) fn offer_source(&mut self, suite: &'static str, name: &str, version: &str) {
+        let upstream = version.split('-').next().unwrap();
+        let line = |file: &str| {
+            let path = format!("{name}_{file}");
+            format!(" {} {} {path}\n", Sha256Hash::of(path.as_bytes()), path.len())
+        };
+        let stanza = format!(
+            "Package: {name}\nBinary: x, y\nVersion: {version}\nDirectory: pool/{name}\n\
+             Checksums-Sha256:\n{}{}{}Section: x\n",
+            line(&format!("{version}.dsc")),
+            line(&format!("{upstream}.orig.tar.xz")),
+            line(&format!("{version}.debian.tar.xz")),
         );
-        self.suites.get_mut(suite).unwrap().packages.push(stanza);
+        self.suites.get_mut(suite).unwrap().sources.push(stanza);
     }
 
     /// The package that [`Archive::offer`] offers.
@@ -127,12 +152,28 @@ impl Archive {
         assert_eq!(packages.len(), before - 1);
     }
 
+    /// The packed index of the source packages of `suite`.
+    fn sources(&self, suite: &str) -> Vec<u8> {
+        packed(&self.suites[suite].sources.join("\n"))
+    }
+
+    /// Serves and signs `packages` as a flat archive at `path`, signed by `key`.
+    pub(super) fn publish_flat(&self, path: &str, key: &Key, packages: &str) {
+        let index = packed(packages);
+        let hash = Sha256Hash::of(&index);
+        let release = format!(
+            "Origin: Test\nDate: {}\nSHA256:\n {hash} {} Packages.gz\n",
+            self.date,
+            index.len()
+        );
+        self.server.file(&format!("{path}/InRelease"), &key.sign(&release));
+        self.server.file(&format!("{path}/Packages.gz"), &index);
+    }
+
     /// The Release file of `suite`, and its packed index.
     pub(super) fn release(&self, suite: &str) -> (String, Vec<u8>) {
         let offer = &self.suites[suite];
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        encoder.write_all(offer.packages.join("\n").as_bytes()).unwrap();
-        let index = encoder.finish().unwrap();
+        let index = packed(&offer.packages.join("\n"));
         let mut text =
             format!("Origin: Test\nSuite: {suite}-alias\nCodename: {suite}\nDate: {}\n", self.date);
         if let Some(until) = offer.valid_until {
@@ -140,6 +181,9 @@ impl Archive {
         }
         let hash = Sha256Hash::of(&index);
         writeln!(text, "SHA256:\n {hash} {} main/binary-amd64/Packages.gz", index.len()).unwrap();
+        let sources = self.sources(suite);
+        let hash = Sha256Hash::of(&sources);
+        writeln!(text, " {hash} {} main/source/Sources.gz", sources.len()).unwrap();
         (text, index)
     }
 
@@ -150,6 +194,7 @@ impl Archive {
             let dists = format!("/debian/dists/{suite}");
             self.server.file(&format!("{dists}/InRelease"), &self.key.sign(&text));
             self.server.file(&format!("{dists}/main/binary-amd64/Packages.gz"), &index);
+            self.server.file(&format!("{dists}/main/source/Sources.gz"), &self.sources(suite));
         }
     }
 
@@ -183,7 +228,7 @@ impl Archive {
         let options = LockOptions {
             cache: self.cache(),
             mirrors: self.mirrors.clone(),
-            keyrings: vec![self.key.export()],
+            keyrings: [vec![self.key.export()], self.more_keyrings.clone()].concat(),
             update: update.map(names),
             fetch: FetchOptions {
                 timeout: Duration::from_secs(5),
@@ -205,6 +250,12 @@ impl Archive {
         };
         lock.packages().iter().map(line).collect()
     }
+}
+
+fn packed(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
 }
 
 const RECIPE: &str = r#"schema = 1

@@ -259,3 +259,89 @@ fn a_malformed_recipe_or_lock_is_told_by_line() {
     let error = archive.lock(None, &Silent).unwrap_err().to_string();
     assert!(error.contains("image.toml:4:9: epoch: invalid type"), "{error}");
 }
+
+/// Adds `text` to the recipe of `archive`.
+fn extend_recipe(archive: &Archive, text: &str) {
+    let path = archive.path().join("image.toml");
+    let old = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, format!("{old}\n{text}")).unwrap();
+}
+
+const STAGE: &str = "[[stage]]\nname = \"fw\"\npackages = [\"server\"]\ncommand = \"true\"\n\
+    [[stage.exclude]]\npackage = \"dpkg\"\nreason = \"test\"\n\
+    [[stage.source]]\npackage = \"edk\"\n\
+    [[stage.source]]\npackage = \"spdm/forky\"\nupstream = true\n\
+    [[stage.output]]\nfile = \"x\"\nto = \"/x\"\n";
+
+#[test]
+fn stages_have_their_own_closure_and_sources() {
+    let mut archive = archive();
+    archive.offer_source("trixie", "edk", "2025.01-1");
+    archive.offer_source("trixie", "edk", "2025.02-8");
+    archive.offer_source("forky", "edk", "2026.08-2");
+    archive.offer_source("forky", "spdm", "3.8-1");
+    archive.publish();
+    extend_recipe(&archive, STAGE);
+    archive.lock(None, &Silent).unwrap();
+    let locked = archive.locked();
+    assert!(locked.contains(&"libserver 1.0 guest+stage:fw".to_owned()), "{locked:?}");
+    let lock = Lock::load(archive.path()).unwrap();
+    let files = |name: &str| -> Vec<String> {
+        let source = lock.sources().iter().find(|s| s.name.as_str() == name).unwrap();
+        let paths = source.files.iter().map(|file| file.path.to_string());
+        paths.chain([source.version.to_string()]).collect()
+    };
+    let edk = ["pool/edk/edk_2025.02-8.debian.tar.xz", "pool/edk/edk_2025.02.orig.tar.xz"];
+    assert_eq!(files("edk"), [edk[0], edk[1], "2025.02-8"]);
+    assert_eq!(files("spdm"), ["pool/spdm/spdm_3.8.orig.tar.xz", "3.8-1"]);
+    assert_eq!(Lock::load(archive.path()).unwrap().to_text(), lock.to_text());
+    // An update of something else leaves the source where it is, one of it moves it.
+    archive.offer_source("trixie", "edk", "2025.05-1");
+    archive.publish();
+    for (name, expected) in [("server", "2025.02-8"), ("edk", "2025.05-1")] {
+        archive.lock(Some(&[name]), &Silent).unwrap();
+        let lock = Lock::load(archive.path()).unwrap();
+        assert_eq!(lock.sources()[0].version.as_str(), expected, "after an update of {name}");
+    }
+    archive.recipe(&["server"], &["dpkg"]);
+    extend_recipe(&archive, &STAGE.replace("\"edk\"", "\"gone\""));
+    let text = error(&archive);
+    assert!(text.contains("has gone"), "{text}");
+}
+
+/// The way to NVIDIA's own archive: flat, with a key of its own, served where the machine says.
+#[test]
+fn a_second_archive_is_believed_for_its_own_key() {
+    let mut archive = archive();
+    let (vendor, stranger) = (Key::make(), Key::make());
+    let driver = Archive::stanza("driver", "580.95", "Depends: libc (>= 2.0)\n");
+    // What the vendor offers of Debian's packages is not taken: nothing asks for it from there.
+    let shell = Archive::stanza("shell", "99.0", "Essential: yes\n");
+    archive.publish_flat("/vendor", &vendor, &format!("{driver}\n{shell}"));
+    archive.recipe(&["server", "driver/cuda"], &["dpkg"]);
+    let section = format!(
+        "[archive.nvidia]\nflat = true\nsuites = []\non_request = [\"cuda\"]\nkeys = [\"{}\"]\n",
+        vendor.fingerprint
+    );
+    extend_recipe(&archive, &section);
+    let text = error(&archive);
+    assert!(text.contains("give one with --mirror nvidia=URL"), "{text}");
+    let url = archive.server.url("/vendor");
+    archive.mirrors.set("test", &format!("nvidia={url}")).unwrap();
+    let text = error(&archive);
+    assert!(text.contains("no mirror has a good Release file of nvidia/cuda"), "{text}");
+    archive.more_keyrings.push(vendor.export());
+    archive.lock(None, &Silent).unwrap();
+    let locked = archive.locked();
+    assert!(locked.contains(&"driver 580.95 guest".to_owned()), "{locked:?}");
+    assert!(locked.contains(&"shell 5.0 guest".to_owned()), "{locked:?}");
+    let lock = Lock::load(archive.path()).unwrap();
+    let driver = lock.packages().iter().find(|p| p.name.as_str() == "driver").unwrap();
+    assert_eq!((driver.archive.as_str(), driver.suite.as_str()), ("nvidia", "cuda"));
+    assert_eq!(driver.path.as_str(), "pool/driver_580.95.deb");
+    // Debian's key, or any other, does not open the vendor's archive.
+    for key in [&archive.key, &stranger] {
+        archive.publish_flat("/vendor", key, "");
+        assert!(error(&archive).contains("nvidia/cuda"));
+    }
+}

@@ -160,3 +160,137 @@ proptest::proptest! {
         let _ = parse(&text);
     }
 }
+
+/// A folder with `GOOD` as the recipe `base`, and `text` as one that extends it.
+fn extended(text: &str) -> Result<Recipe, String> {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("base", GOOD), ("child", text)] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join("image.toml"), text).unwrap();
+    }
+    Recipe::load(&dir.path().join("child")).map_err(|error| error.to_string())
+}
+
+const CHILD: &str = r#"schema = 1
+extends = "../base"
+name = "child"
+version = "0.2.0"
+
+[remove]
+packages = ["udev"]
+cmdline = ["quiet"]
+
+[archive.debian]
+components = ["contrib"]
+
+[guest]
+packages = ["kmod"]
+
+[kernel]
+cmdline = "loglevel=1"
+root_modules = ["nvidia"]
+
+[[stage]]
+name = "modules"
+packages = ["gcc"]
+patches = ["patches/one.patch"]
+command = "true"
+[[stage.output]]
+file = "nvidia.ko"
+to = "module"
+
+[[user]]
+name = "more"
+uid = 1001
+gid = 1001
+home = "/"
+shell = "/bin/sh"
+"#;
+
+#[test]
+fn a_recipe_names_only_what_differs_from_its_base() {
+    let recipe = extended(CHILD).unwrap();
+    let base = parse(GOOD).unwrap();
+    assert_eq!((recipe.name.as_str(), recipe.version.as_str()), ("child", "0.2.0"));
+    assert_eq!(recipe.epoch, base.epoch);
+    let names: Vec<_> = recipe.guest.packages.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["systemd", "kmod"]);
+    assert_eq!(recipe.kernel.cmdline.as_str(), "console=ttynull loglevel=1");
+    assert_eq!(recipe.archive.values().next().unwrap().components.len(), 2);
+    assert_eq!(recipe.users.len(), base.users.len() + 1);
+    assert_eq!(recipe.tools.packages, base.tools.packages);
+    assert!(recipe.stages[0].makes_modules());
+    assert!(recipe.stages[0].dir().ends_with("child"));
+    assert!(recipe.dir().ends_with("child"));
+    assert!(recipe.programs_source().ends_with("child/../base/../.."));
+    let overlays = recipe.overlay_dirs();
+    assert!(overlays[0].ends_with("base/rootfs") && overlays[1].ends_with("child/rootfs"));
+    assert_ne!(recipe.request_hash(), base.request_hash());
+    // A change of the base is a change of who extends it.
+    let other = extended(&CHILD.replacen("0.2.0", "0.2.1", 1)).unwrap();
+    assert_ne!(recipe.sha256(), other.sha256());
+    assert_ne!(recipe.sha256(), Sha256Hash::of(CHILD.as_bytes()));
+}
+
+#[test]
+fn what_does_not_fit_the_base_is_told_where_the_recipe_says_it() {
+    for (from, to, expected) in [
+        ("[\"udev\"]", "[\"nano\"]", "7:13: remove.packages[0]: nano is not in the base"),
+        ("[\"quiet\"]", "[\"loud\"]", "remove.cmdline[0]: loud is not in the base"),
+        ("[\"kmod\"]", "[\"systemd\"]", "14:13: guest.packages[0]: systemd is asked for twice"),
+        ("loglevel=1", "console=ttyS0", "kernel.cmdline: the base has console=ttynull already"),
+        ("uid = 1001", "uid = 1000", "user[0].uid: uid 1000 is sandbox's"),
+        ("[\"kmod\"]", "[\"kmod\"]\ndrops = []", "guest.drops: unknown field"),
+        ("schema = 1", "schema = 2", "schema: schema 2 is unknown"),
+        (
+            "packages = [\"udev\"]",
+            "packages = [\"udev\"]\nusers = [\"x\"]",
+            "remove.users[0]: x is",
+        ),
+        ("\"nvidia.ko\"", "\"nvidia\"", "stage[0].output[0].file: a kernel module's name ends"),
+        ("to = \"module\"", "to = \"firmware\"", "stage[0].output[0].to: [firmware] does not name"),
+        ("to = \"module\"", "to = \"usr/x\"", "is not a destination of an output"),
+        ("\"patches/one.patch\"", "\"../one.patch\"", "is not a path in the recipe's folder"),
+        ("command = \"true\"", "command = \" \"", "stage[0].command: there is nothing to run"),
+        ("\"../base\"", "\"../gone\"", "cannot read the recipe"),
+        ("\"../base\"", "\"../child\"", "is there a circle?"),
+    ] {
+        assert_eq!(CHILD.matches(from).count(), 1, "{from}");
+        let error = extended(&CHILD.replacen(from, to, 1)).unwrap_err();
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn firmware_comes_from_a_package_or_a_stage() {
+    let stage = "[[stage]]\nname = \"fw\"\npackages = []\ncommand = \"true\"\n[[stage.output]]\n\
+                 file = \"OVMF.fd\"\nto = \"firmware\"\n";
+    let from = "package = \"ovmf-amdsev/forky\"\npath = \"/usr/share/ovmf/OVMF.amdsev.fd\"";
+    let with = |section: &str, more: &str| {
+        let text = GOOD.replacen(from, section, 1) + more;
+        parse(&text).map_err(|error| error.to_string())
+    };
+    let recipe = with("stage = \"fw\"\naddress_bits = 46", stage).unwrap();
+    assert_eq!(recipe.firmware.address_bits, Some(46));
+    assert_eq!(recipe.stages[0].firmware().unwrap().as_str(), "OVMF.fd");
+    for (section, more, expected) in [
+        ("stage = \"fw\"", "", "firmware.stage: there is no stage fw"),
+        ("package = \"ovmf\"", "", "firmware: expected package and path, or stage"),
+        ("stage = \"fw\"\naddress_bits = 30", stage, "30 is no width that firmware uses"),
+        ("package = \"ovmf\"\npath = \"/x\"", stage, "[firmware] does not name the stage fw"),
+    ] {
+        let error = with(section, more).unwrap_err();
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn a_flat_archive_has_one_suite_and_no_components() {
+    for (from, to) in [
+        ("components = [\"main\"]", "flat = true"),
+        ("components = [\"main\"]", "flat = true\ncomponents = [\"main\"]"),
+    ] {
+        let error = error(from, to);
+        assert!(error.contains("archive.debian.flat: a flat archive has one suite"), "{error}");
+    }
+}
