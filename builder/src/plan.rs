@@ -115,6 +115,12 @@ fn steps(recipe: &Recipe) -> Vec<String> {
     steps.extend(recipe.programs.install.iter().map(|install| {
         format!("install {} as {} ({})", install.binary, install.path, install.mode)
     }));
+    steps.extend(recipe.programs.linked.iter().map(|linked| {
+        format!(
+            "compile {}, linked with the guest's C library, and install {} as {} ({})",
+            linked.package, linked.binary, linked.path, linked.mode
+        )
+    }));
     for stage in &recipe.stages {
         let outputs: Vec<String> =
             stage.outputs.iter().map(|o| format!("{} ({})", o.file, o.to)).collect();

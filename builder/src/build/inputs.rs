@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use casemate_measurements::hash::Sha256Hash;
 
 use super::{BuildError, BuildOptions, Sources, read};
-use crate::fetch::{CrateSources, fetch, fetch_crates};
+use crate::fetch::{CrateSources, fetch, fetch_crates, fetch_sources};
 use crate::progress::Progress;
 
 /// A file that a recipe is built from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
     /// What it is called in a bundle: `packages/NAME_VERSION_ARCHITECTURE.deb`,
-    /// `crates/NAME-VERSION.crate`.
+    /// `crates/NAME-VERSION.crate`, `sources/STAGE/NAME`.
     pub path: String,
     /// Its SHA-256.
     pub sha256: Sha256Hash,
@@ -48,8 +48,19 @@ fn inputs_of(sources: &Sources, dir: &Path) -> Inputs {
         let path = format!("packages/{name}_{version}_{}.deb", package.architecture);
         files.insert(path, package.sha256);
     }
-    for one in sources.workspace.crates() {
+    for one in sources.crates() {
         files.insert(format!("crates/{one}"), one.sha256);
+    }
+    for source in sources.lock.sources() {
+        for file in &source.files {
+            let name = file.path.as_str().rsplit('/').next().unwrap_or_default();
+            files.insert(format!("sources/{}/{name}", source.stage), file.sha256);
+        }
+    }
+    for stage in &sources.recipe.stages {
+        for file in &stage.files {
+            files.insert(format!("sources/{}/{}", stage.name, file.name), file.sha256);
+        }
     }
     let recipe = ["image.toml", "image.lock"];
     Inputs {
@@ -73,12 +84,13 @@ pub fn fetch_every_input(
     let sources = read(dir)?;
     let BuildOptions { cache, mirrors, .. } = options;
     fetch(sources.lock.packages(), cache, mirrors, &options.fetch, progress)?;
+    let named = sources.recipe.stages.iter().flat_map(|stage| &stage.files);
+    fetch_sources(sources.lock.sources(), named, cache, mirrors, &options.fetch, progress)?;
     let from = CrateSources {
         workspace: sources.recipe.programs_source(),
         cargo_home: options.cargo_home.clone(),
         run_cargo: options.run_cargo,
     };
-    let crates = sources.workspace.crates();
-    fetch_crates(crates, cache, &from, mirrors, &options.fetch, progress)?;
+    fetch_crates(&sources.crates(), cache, &from, mirrors, &options.fetch, progress)?;
     Ok(inputs_of(&sources, dir))
 }

@@ -6,7 +6,8 @@ mod root;
 mod stages;
 mod tools;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,23 +22,23 @@ use crate::archive::Mirrors;
 use crate::deb::DebError;
 use crate::erofs::ImageError;
 use crate::fetch::{
-    Cache, CacheError, CrateSources, FetchError, FetchOptions, fetch, fetch_crates,
+    Cache, CacheError, CrateSources, FetchError, FetchOptions, LockedCrate, fetch, fetch_crates,
 };
 use crate::initrd::cpio::CpioError;
 use crate::lock::{Closure, Lock, LockError, LockedPackage};
 use crate::manifest::{MeasureError, Measured, cmdline, manifest};
 use crate::merge::MergeError;
 use crate::plan::BuildPlan;
-use crate::programs::{self, ProgramError, Workspace};
+use crate::programs::{self, Linkage, ProgramError, Workspace};
 use crate::progress::{Progress, Total};
-use crate::recipe::{Recipe, RecipeError};
+use crate::recipe::{CrateName, Linked, Recipe, RecipeError};
 use crate::sbom;
 use crate::stages::StageError;
 use crate::steps::{Overlay, StepError, read_overlay};
 
 pub use inputs::{Input, Inputs, fetch_every_input, inputs};
 use release::Release;
-use root::{Parts, initrd, root_tree};
+use root::{Compiled, Parts, initrd, root_tree};
 
 /// How to build.
 #[derive(Debug, Clone)]
@@ -143,6 +144,8 @@ struct Sources {
     lock: Lock,
     overlay: Overlay,
     workspace: Workspace,
+    /// The packages whose programs use the guest's C library.
+    linked: BTreeMap<CrateName, Workspace>,
 }
 
 fn read(dir: &Path) -> Result<Sources, BuildError> {
@@ -153,14 +156,43 @@ fn read(dir: &Path) -> Result<Sources, BuildError> {
     for dir in recipe.overlay_dirs() {
         overlay.add(&dir, read_overlay(&dir)?)?;
     }
-    let workspace = Workspace::read(&recipe.programs_source(), recipe.programs.package.as_str())?;
-    Ok(Sources { recipe, lock, overlay, workspace })
+    let source = recipe.programs_source();
+    let workspace = Workspace::read(&source, recipe.programs.package.as_str())?;
+    let mut linked = BTreeMap::new();
+    for Linked { package, .. } in &recipe.programs.linked {
+        linked.insert(package.clone(), Workspace::read(&source, package.as_str())?);
+    }
+    Ok(Sources { recipe, lock, overlay, workspace, linked })
 }
 
 impl Sources {
     fn plan(&self, platform: Platform) -> Result<BuildPlan, BuildError> {
-        let (own, guest) = (stages::own_files(self)?, self.workspace.digest());
-        Ok(BuildPlan::new(&self.recipe, &self.lock, own, guest, platform))
+        let own = stages::own_files(self)?;
+        Ok(BuildPlan::new(&self.recipe, &self.lock, own, self.guest_digest(), platform))
+    }
+
+    /// Of the sources of the guest's programs.
+    fn guest_digest(&self) -> Sha256Hash {
+        if self.linked.is_empty() {
+            return self.workspace.digest();
+        }
+        let mut text = format!("casemate-guest-v1\n{}\n", self.workspace.digest());
+        for (package, workspace) in &self.linked {
+            let _ = writeln!(text, "{} {package}", workspace.digest());
+        }
+        Sha256Hash::of(text.as_bytes())
+    }
+
+    /// Every package that is compiled, and how it is linked.
+    fn workspaces(&self) -> impl Iterator<Item = (&Workspace, Linkage)> {
+        let linked = self.linked.values().map(|workspace| (workspace, Linkage::Dynamic));
+        std::iter::once((&self.workspace, Linkage::Static)).chain(linked)
+    }
+
+    /// The crates of all of them, sorted.
+    fn crates(&self) -> Vec<LockedCrate> {
+        let all = self.workspaces().flat_map(|(workspace, _)| workspace.crates().iter().cloned());
+        all.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -213,7 +245,7 @@ pub fn build(
     clock.lap("tools");
     let phase = progress.phase("programs", Total::Unknown);
     let jobs = options.jobs.get();
-    let compiled = programs::compile(&sources.workspace, tools, &options.cache, jobs)?;
+    let compiled = Compiled::make(&sources, tools, &options.cache, jobs)?;
     phase.finish("compiled in the tool closure");
     clock.lap("programs");
 
@@ -241,7 +273,7 @@ pub fn build(
     release.add(artifact::INITRD, &initrd)?;
     release.add(artifact::KERNEL, &parts.kernel_image)?;
     release.add(artifact::FIRMWARE, &parts.firmware)?;
-    let bom = sbom::write(&sources.recipe, &sources.lock, sources.workspace.crates(), &licences)?;
+    let bom = sbom::write(&sources.recipe, &sources.lock, &sources.crates(), &licences)?;
     release.add(artifact::SBOM, &bom)?;
     write_manifest(&mut release, &sources, &parts, &plan, &initrd, &image.verity)?;
     phase.finish("launch digests and manifest");
@@ -295,15 +327,17 @@ fn fetch_inputs(
     };
     let packages = sources.lock.packages().iter().filter(needed);
     fetch(packages, cache, mirrors, &options.fetch, progress)?;
-    let key = programs::key(&sources.workspace, tools_key);
-    if !cache.root().join("programs").join(key.to_string()).is_dir() {
+    let compiled = |(workspace, linkage)| {
+        let key = programs::key(workspace, linkage, tools_key);
+        cache.root().join("programs").join(key.to_string()).is_dir()
+    };
+    if !sources.workspaces().all(compiled) {
         let from = CrateSources {
             workspace: sources.recipe.programs_source(),
             cargo_home: options.cargo_home.clone(),
             run_cargo: options.run_cargo,
         };
-        let crates = sources.workspace.crates();
-        fetch_crates(crates, cache, &from, mirrors, &options.fetch, progress)?;
+        fetch_crates(&sources.crates(), cache, &from, mirrors, &options.fetch, progress)?;
     }
     Ok(())
 }

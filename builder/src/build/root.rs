@@ -1,17 +1,19 @@
 //! What goes into the root file system and the initrd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
 
 use super::stages::Made;
 use super::tools::merged;
 use super::{BuildError, BuildOptions, Sources};
+use crate::fetch::Cache;
 use crate::initrd::cpio::{Archive, Node};
 use crate::lock::Closure;
 use crate::merge::Tree;
+use crate::programs::{self, Workspace};
 use crate::progress::Progress;
 use crate::recipe::{CrateName, GuestPath};
 use crate::sbom::{Licences, licences_of};
@@ -70,7 +72,7 @@ impl Parts {
 pub(super) fn root_tree(
     sources: &Sources,
     parts: &Parts,
-    compiled: &Path,
+    compiled: &Compiled,
     tools: (&Path, &Sha256Hash),
     options: &BuildOptions,
     progress: &dyn Progress,
@@ -84,8 +86,13 @@ pub(super) fn root_tree(
     }
     steps::depmod(&mut tree, &parts.kernel_packages, &parts.kernel, tools, &options.cache)?;
     for install in &recipe.programs.install {
-        let bytes = program(sources, compiled, &install.binary)?;
+        let bytes = compiled.program(&sources.workspace, &install.binary)?;
         tree.put_file(relative(&install.path), u32::from(install.mode.bits()), &bytes)?;
+    }
+    for linked in &recipe.programs.linked {
+        let Some(workspace) = sources.linked.get(&linked.package) else { continue };
+        let bytes = compiled.program(workspace, &linked.binary)?;
+        tree.put_file(relative(&linked.path), u32::from(linked.mode.bits()), &bytes)?;
     }
     for (path, mode, bytes) in &parts.files {
         tree.put_file(relative(path), *mode, bytes)?;
@@ -120,18 +127,38 @@ fn licences(guest: &Tree, kernel: &Tree, sources: &Sources) -> Licences {
     licences
 }
 
-/// The bytes of one of our programs.
-fn program(sources: &Sources, compiled: &Path, name: &CrateName) -> Result<Vec<u8>, BuildError> {
-    let workspace = &sources.workspace;
-    if !workspace.binaries().iter().any(|binary| binary == name.as_str()) {
-        return Err(BuildError::NoProgram {
-            name: name.to_string(),
-            package: workspace.package().to_owned(),
-            has: workspace.binaries().to_vec(),
-        });
+/// Our programs: where each package's are.
+#[derive(Debug)]
+pub(super) struct Compiled(BTreeMap<String, PathBuf>);
+
+impl Compiled {
+    /// Compiles the programs of every package, or finds them compiled.
+    pub(super) fn make(
+        sources: &Sources,
+        tools: (&Path, &Sha256Hash),
+        cache: &Cache,
+        jobs: usize,
+    ) -> Result<Self, BuildError> {
+        let mut places = BTreeMap::new();
+        for (workspace, linkage) in sources.workspaces() {
+            let place = programs::compile(workspace, linkage, tools, cache, jobs)?;
+            places.insert(workspace.package().to_owned(), place);
+        }
+        Ok(Self(places))
     }
-    let path = compiled.join(name.as_str());
-    std::fs::read(&path).map_err(|source| StepError::File { path, source }.into())
+
+    /// The bytes of one program of the package `workspace`.
+    fn program(&self, workspace: &Workspace, name: &CrateName) -> Result<Vec<u8>, BuildError> {
+        let package = workspace.package();
+        let known = workspace.binaries().iter().any(|binary| binary == name.as_str());
+        let place = self.0.get(package).filter(|_| known).ok_or_else(|| BuildError::NoProgram {
+            name: name.to_string(),
+            package: package.to_owned(),
+            has: workspace.binaries().to_vec(),
+        })?;
+        let path = place.join(name.as_str());
+        std::fs::read(&path).map_err(|source| StepError::File { path, source }.into())
+    }
 }
 
 /// The initrd: our init, the modules in the order in which it loads them, and the console that
@@ -139,10 +166,10 @@ fn program(sources: &Sources, compiled: &Path, name: &CrateName) -> Result<Vec<u
 pub(super) fn initrd(
     sources: &Sources,
     parts: &Parts,
-    compiled: &Path,
+    compiled: &Compiled,
 ) -> Result<Vec<u8>, BuildError> {
     let mut archive = Archive::default();
-    let bytes = program(sources, compiled, &sources.recipe.programs.init)?;
+    let bytes = compiled.program(&sources.workspace, &sources.recipe.programs.init)?;
     archive.add("init", Node::File { mode: 0o755, bytes })?;
     archive.add("dev/console", Node::CharDevice { mode: 0o600, major: 5, minor: 1 })?;
     // Without a console the kernel starts init with no open files, and Rust's runtime opens this.

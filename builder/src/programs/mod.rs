@@ -24,11 +24,23 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// How the sources are compiled, whatever their own workspace says: small and closed.
 const PROFILE: &str = "[profile.release]\nopt-level = \"s\"\nlto = \"fat\"\ncodegen-units = 1\n\
                        panic = \"abort\"\nstrip = \"symbols\"\n";
-const FLAGS: [&str; 3] = [
-    "-Ctarget-feature=+crt-static",
-    "-Clink-arg=-Wl,--build-id=none",
-    "--remap-path-prefix=/work/src=/src",
-];
+const FLAGS: [&str; 2] = ["-Clink-arg=-Wl,--build-id=none", "--remap-path-prefix=/work/src=/src"];
+
+/// Whose C library the programs of a package use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linkage {
+    /// Their own, which is in them.
+    Static,
+    /// The guest's, so that they can load its libraries.
+    Dynamic,
+}
+
+impl Linkage {
+    fn flags(self) -> Vec<&'static str> {
+        let own = matches!(self, Self::Static).then_some("-Ctarget-feature=+crt-static");
+        own.into_iter().chain(FLAGS).collect()
+    }
+}
 
 /// Why the programs could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +88,9 @@ impl From<MergeError> for ProgramError {
 
 /// The hash of all that decides the binaries.
 #[must_use]
-pub fn key(workspace: &Workspace, tools: &Sha256Hash) -> Sha256Hash {
+pub fn key(workspace: &Workspace, linkage: Linkage, tools: &Sha256Hash) -> Sha256Hash {
     let mut text = format!("casemate-programs-v1\n{tools}\n{}\n{PROFILE}", workspace.digest());
-    for flag in FLAGS {
+    for flag in linkage.flags() {
         text.push_str(flag);
         text.push('\n');
     }
@@ -92,11 +104,12 @@ pub fn key(workspace: &Workspace, tools: &Sha256Hash) -> Sha256Hash {
 /// When a crate is missing from the cache or damaged, or compiling fails.
 pub fn compile(
     workspace: &Workspace,
+    linkage: Linkage,
     tools: (&Path, &Sha256Hash),
     cache: &Cache,
     jobs: usize,
 ) -> Result<PathBuf, ProgramError> {
-    derived(cache, "programs", &key(workspace, tools.1), Durability::Synced, |out| {
+    derived(cache, "programs", &key(workspace, linkage, tools.1), Durability::Synced, |out| {
         let parent = cache.root().join("tmp");
         let wrap = |path: &Path| {
             let path = path.to_owned();
@@ -107,7 +120,7 @@ pub fn compile(
         std::fs::create_dir(&target).map_err(wrap(&target))?;
         workspace.write(&source, PROFILE)?;
         vendor(&source.join("vendor"), workspace.crates(), cache)?;
-        configure(&source).map_err(wrap(&source))?;
+        configure(&source, linkage).map_err(wrap(&source))?;
         Program::new(tools.0, "/usr/bin/cargo")
             .args(["build", "--release", "--offline", "--bins", "--target", TARGET])
             .args(["--package", workspace.package(), "--target-dir", "/work/target"])
@@ -130,8 +143,8 @@ pub fn compile(
 }
 
 /// Tells cargo where the crates are and how to link.
-fn configure(source: &Path) -> io::Result<()> {
-    let flags: Vec<String> = FLAGS.iter().map(|flag| format!("{flag:?}")).collect();
+fn configure(source: &Path, linkage: Linkage) -> io::Result<()> {
+    let flags: Vec<String> = linkage.flags().iter().map(|flag| format!("{flag:?}")).collect();
     let text = format!(
         "[source.crates-io]\nreplace-with = \"vendored\"\n\
          [source.vendored]\ndirectory = \"vendor\"\n\

@@ -88,7 +88,11 @@ fn only_what_matters_changes_the_digest() {
 
     let workspace = Workspace::read(dir.path(), "inside").unwrap();
     let (a, b) = (Sha256Hash::of(b"a"), Sha256Hash::of(b"b"));
-    assert_ne!(key(&workspace, &a), key(&workspace, &b));
+    for linkage in [Linkage::Static, Linkage::Dynamic] {
+        assert_ne!(key(&workspace, linkage, &a), key(&workspace, linkage, &b));
+    }
+    let keys = [Linkage::Static, Linkage::Dynamic].map(|linkage| key(&workspace, linkage, &a));
+    assert_ne!(keys[0], keys[1]);
 }
 
 #[test]

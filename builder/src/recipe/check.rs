@@ -280,6 +280,9 @@ fn check_places(image: &Image) -> Result<(), Fault> {
         .iter()
         .enumerate()
         .map(|(i, p)| (&p.path, steps!["programs", "install", i, "path"]));
+    let linked = image.programs.linked.iter().enumerate();
+    let installs =
+        installs.chain(linked.map(|(i, p)| (&p.path, steps!["programs", "linked", i, "path"])));
     let stages = image.stages.iter().enumerate().flat_map(|(i, stage)| {
         stage.outputs.iter().enumerate().filter_map(move |(o, output)| match &output.to {
             Destination::Guest(path) => Some((path, steps!["stage", i, "output", o, "to"])),

@@ -12,9 +12,9 @@ use serde::Deserialize;
 use super::check::Fault;
 use super::{
     AccountName, Archive, ArchiveName, Cmdline, Concat, CrateName, Exclude, FileFix, Firmware,
-    Group, GuestPath, IdBlock, Image, ImageName, ImageVersion, Install, Link, Measure, ModuleName,
-    PackageName, PackageSpec, PathPattern, Programs, SCHEMA, Stage, StageName, Step, UnitName,
-    User,
+    Group, GuestPath, IdBlock, Image, ImageName, ImageVersion, Install, Link, Linked, Measure,
+    ModuleName, PackageName, PackageSpec, PathPattern, Programs, SCHEMA, Stage, StageName, Step,
+    UnitName, User,
 };
 
 /// The contents of an `image.toml` with `extends`.
@@ -128,6 +128,7 @@ struct MorePrograms {
     package: Option<CrateName>,
     init: Option<CrateName>,
     install: Vec<Install>,
+    linked: Vec<Linked>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -230,7 +231,7 @@ impl Extension {
             image.firmware = firmware;
         }
         self.kernel.add(&mut image.kernel)?;
-        let Programs { package, init, install, .. } = &mut image.programs;
+        let Programs { package, init, install, linked, .. } = &mut image.programs;
         if let Some(other) = self.programs.package {
             *package = other;
         }
@@ -238,6 +239,7 @@ impl Extension {
             *init = other;
         }
         install.extend(self.programs.install);
+        linked.extend(self.programs.linked);
         for stage in &mut self.stages {
             dir.clone_into(&mut stage.dir);
         }

@@ -29,7 +29,7 @@ pub(crate) use name::{from_text, word};
 pub use path::{GuestPath, Mode, Owner, PathPattern};
 pub use sections::{
     Archive, Cmdline, Comment, Concat, Exclude, FileFix, Firmware, Group, Guest, HexU64, Home,
-    Install, Kernel, Link, Measure, Programs, Shell, SubIds, Target, Tools, Units, User,
+    Install, Kernel, Link, Linked, Measure, Programs, Shell, SubIds, Target, Tools, Units, User,
     VcpuCounts,
 };
 

@@ -130,12 +130,30 @@ pub struct Programs {
     /// Binaries for the root file system.
     #[serde(default)]
     pub install: Vec<Install>,
+    /// Binaries of other packages of the workspace, linked with the guest's own C library.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<Linked>,
 }
 
 /// `[[programs.install]]`: a binary and where it goes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Install {
+    /// The binary's name.
+    pub binary: CrateName,
+    /// Its place in the guest.
+    pub path: GuestPath,
+    /// Its mode.
+    pub mode: Mode,
+}
+
+/// `[[programs.linked]]`: a binary that uses the guest's own C library, so that it can load
+/// libraries of the guest while it runs. All others use none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Linked {
+    /// The package in the workspace.
+    pub package: CrateName,
     /// The binary's name.
     pub binary: CrateName,
     /// Its place in the guest.
