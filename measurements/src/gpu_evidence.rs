@@ -41,6 +41,45 @@ impl fmt::Display for Architecture {
     }
 }
 
+/// The chip of a GPU with the PCI device number `device` of NVIDIA; `None` where it is none that
+/// casemate knows. Ranges are those of NVIDIA's gpu-admin-tools.
+#[must_use]
+pub const fn chip_of(device: u16) -> Option<&'static str> {
+    match device {
+        0x22f0..=0x237f => Some("GH100"),
+        0x2900..=0x297f => Some("GB100"),
+        0x2980..=0x29ff => Some("GB102"),
+        0x3180..=0x31ff => Some("GB110"),
+        0x3200..=0x327f => Some("GB112"),
+        0x2b80..=0x2bff => Some("GB202"),
+        _ => None,
+    }
+}
+
+/// The family of a chip that [`chip_of`] names.
+#[must_use]
+pub fn architecture_of(chip: &str) -> Option<Architecture> {
+    match chip.get(..2) {
+        Some("GH") => Some(Architecture::Hopper),
+        Some("GB") => Some(Architecture::Blackwell),
+        _ => None,
+    }
+}
+
+/// What the driver says of the GPUs that it drives. Passed between two programs of one guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriverState {
+    /// Version of the driver.
+    pub driver: String,
+    /// Whether the GPUs work in confidential-computing mode.
+    pub confidential: bool,
+    /// Whether they do so with what developers may see.
+    pub developer: bool,
+    /// PCI address of each: domain, bus and device, in the driver's order.
+    pub gpus: Vec<(u32, u32, u32)>,
+}
+
 /// What one device answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -50,6 +50,16 @@ stages! {
     KeysMade = 0x12, "keys made";
     /// Evidence is served, sshd listens and the VM has an address: it is ready.
     Ready = 0x13, "ready";
+    /// There are GPUs, and they are of a kind that this image knows.
+    GpusFound = 0x20, "GPUs found";
+    /// Each was reset, before any driver saw it.
+    GpusReset = 0x21, "GPUs reset";
+    /// The driver is bound to each.
+    GpusBound = 0x22, "driver bound to every GPU";
+    /// Their device nodes exist, and containers can be given them.
+    GpusPrepared = 0x23, "GPU device nodes made";
+    /// They are those of the launch config, and give evidence.
+    GpusChecked = 0x24, "GPUs checked";
 
     /// A kernel module of the initrd could not be loaded.
     ModulesFailed = 0x81, "a kernel module did not load";
@@ -73,6 +83,17 @@ stages! {
     KeysFailed = 0x92, "keys could not be made";
     /// The evidence port could not be served.
     ServeFailed = 0x93, "evidence could not be served";
+    /// There are other GPUs than the launch config says, or such as this image cannot attest.
+    GpusRefused = 0xa0, "GPUs are not those of the launch config";
+    /// A GPU could not be reset, or a driver had seen it before.
+    GpuResetFailed = 0xa1, "a GPU could not be reset";
+    /// The driver did not load, or did not bind to every GPU in time.
+    GpuDriverFailed = 0xa2, "the driver did not bind to every GPU";
+    /// Device nodes of GPUs could not be made.
+    GpuNodesFailed = 0xa3, "GPU device nodes could not be made";
+    /// The driver sees other GPUs than the bus has, they are not confidential, or they give no
+    /// evidence.
+    GpuCheckFailed = 0xa4, "GPUs failed the check";
 }
 
 impl Stage {
