@@ -134,7 +134,7 @@ impl SysRoot {
 }
 
 /// The names in a directory, sorted; names that are not UTF-8 are no kernel's.
-fn names(directory: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         names.extend(entry?.file_name().into_string());
@@ -144,7 +144,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Reads an attribute, bounded, without the newline at its end.
-fn attribute(path: &Path) -> Option<String> {
+pub(crate) fn attribute(path: &Path) -> Option<String> {
     let bytes = fs::read(path).ok().filter(|bytes| bytes.len() <= MAX_ATTRIBUTE)?;
     let text = String::from_utf8(bytes).ok()?;
     Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())

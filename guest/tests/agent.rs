@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use casemate_guest::agent::{Limits, prepare};
+use casemate_guest::gpu::helper::Helper;
 use casemate_guest::stage_port::StagePort;
 use casemate_measurements::binding::{Binding, report_data};
 use casemate_measurements::evidence::Evidence;
@@ -184,5 +185,6 @@ fn a_guest_measured_for_snp_does_not_ask_the_simulated_processor() {
     assert_eq!(guest.failure(), Stage::ReportUnavailable);
     assert_eq!(guest.requests(), 0);
     let mut stages = StagePort::new(guest.root());
-    assert!(prepare(&guest.root(), &mut stages).unwrap_err().to_string().contains("report"));
+    let error = prepare(&guest.root(), &Helper::default(), &mut stages).unwrap_err();
+    assert!(error.to_string().contains("report"));
 }

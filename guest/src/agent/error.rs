@@ -8,6 +8,7 @@ use casemate_measurements::stage::Stage;
 use super::keys::KeyError;
 use super::launch::LaunchError;
 use super::reporter::ReporterError;
+use crate::gpu::helper::GpuError;
 use crate::sysfs::DiskError;
 
 /// Why the agent gives up.
@@ -28,6 +29,9 @@ pub enum AgentError {
     /// No report can be had.
     #[error("no attestation report to be had")]
     Report(#[from] ReporterError),
+    /// The GPUs are refused.
+    #[error("GPUs refused")]
+    Gpus(#[from] GpuError),
     /// A key could not be made.
     #[error("keys could not be made")]
     Keys(#[from] KeyError),
@@ -48,6 +52,8 @@ impl AgentError {
             Self::Launch(LaunchError::Disk(DiskError::Ambiguous { .. })) => Stage::DiskAmbiguous,
             Self::Launch(LaunchError::Write { .. }) | Self::Keys(_) => Stage::KeysFailed,
             Self::Launch(_) => Stage::LaunchConfigRefused,
+            Self::Gpus(GpuError::Pci(_) | GpuError::NotPromised { .. }) => Stage::GpusRefused,
+            Self::Gpus(_) => Stage::GpuCheckFailed,
             Self::Spawn(_) | Self::Report(_) => Stage::ReportUnavailable,
             Self::Listen(_) | Self::Notify(_) => Stage::ServeFailed,
         }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use casemate_measurements::canonical::CanonicalError;
 use casemate_measurements::hash::Sha256Hash;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -37,9 +36,6 @@ pub enum KeyError {
     /// TLS could not be set up with them.
     #[error("cannot set up TLS")]
     Configure(#[source] rustls::Error),
-    /// The binding could not be written.
-    #[error("cannot write the binding")]
-    Binding(#[source] CanonicalError),
 }
 
 /// The ed25519 host key of sshd.

@@ -7,6 +7,7 @@
 
 mod deadline;
 mod error;
+mod gpus;
 mod http;
 mod issuer;
 mod keys;
@@ -15,14 +16,17 @@ mod notify;
 pub mod report;
 mod reporter;
 mod server;
+mod worker;
 
 pub use error::AgentError;
+pub use gpus::{GpuEvidenceError, Gpus};
 pub use http::{Refusal, parse};
 pub use issuer::Issuer;
 pub use keys::{KeyError, SshHostKey, TlsIdentity};
 pub use launch::{LaunchBytes, LaunchError};
 pub use reporter::{Reporter, ReporterError};
 pub use server::{Limits, serve};
+pub use worker::WorkerError;
 
 use std::fs;
 use std::io;
@@ -33,7 +37,6 @@ use std::thread;
 use std::time::Duration;
 
 use casemate_measurements::binding::Binding;
-use casemate_measurements::canonical;
 use casemate_measurements::cmdline::BootParams;
 use casemate_measurements::evidence::PORT;
 use casemate_measurements::hash::ReportData;
@@ -41,6 +44,7 @@ use casemate_measurements::launch_config::LaunchConfig;
 use casemate_measurements::stage::Stage;
 use rustls::ServerConfig;
 
+use crate::gpu::helper::Helper;
 use crate::stage_port::StagePort;
 use crate::sysfs::SysRoot;
 
@@ -79,7 +83,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallible, AgentError> {
-    let agent = prepare(root, stages)?;
+    let agent = prepare(root, &Helper::default(), stages)?;
     let listener = listen().map_err(AgentError::Listen)?;
     notify::ready().map_err(AgentError::Notify)?;
     let (tls, issuer) = (agent.tls, Arc::new(agent.issuer));
@@ -99,11 +103,15 @@ fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallibl
 }
 
 /// Does everything that comes before serving: reads what the guest was told, holds it to
-/// `HOST_DATA`, makes the keys and writes what sshd reads.
+/// `HOST_DATA`, holds the GPUs to it with `helper`, makes the keys and writes what sshd reads.
 ///
 /// # Errors
 /// When the guest must not serve; the error names the stage that the host is told.
-pub fn prepare(root: &SysRoot, stages: &mut StagePort) -> Result<Agent, AgentError> {
+pub fn prepare(
+    root: &SysRoot,
+    helper: &Helper,
+    stages: &mut StagePort,
+) -> Result<Agent, AgentError> {
     stages.report(Stage::AgentStarted);
     let line =
         fs::read_to_string(root.path("proc/cmdline")).map_err(AgentError::ReadCommandLine)?;
@@ -116,6 +124,10 @@ pub fn prepare(root: &SysRoot, stages: &mut StagePort) -> Result<Agent, AgentErr
     bytes.check(&quote.host_data())?;
     let config = LaunchConfig::from_bytes(bytes.as_bytes()).map_err(LaunchError::Malformed)?;
     stages.report(Stage::LaunchConfigAccepted);
+    let gpus = Gpus::check(root, helper, config.gpus.as_ref())?;
+    if gpus.is_some() {
+        stages.report(Stage::GpusChecked);
+    }
 
     let ssh = SshHostKey::generate()?;
     let tls = TlsIdentity::generate()?;
@@ -125,12 +137,11 @@ pub fn prepare(root: &SysRoot, stages: &mut StagePort) -> Result<Agent, AgentErr
         gpu_evidence_sha256: None,
         launch_config_sha256: bytes.sha256(),
     };
-    let binding = text(canonical::to_vec(&binding).map_err(KeyError::Binding)?)?;
     let launch_config = text(bytes.as_bytes().to_vec())?;
     launch::write_session_files(root, &config, &ssh)?;
     stages.report(Stage::KeysMade);
 
-    let issuer = Issuer::new(platform, binding, launch_config, reporter);
+    let issuer = Issuer { platform, binding, launch_config, reporter, gpus };
     Ok(Agent { issuer, tls: Arc::new(tls.into_server_config()?) })
 }
 

@@ -2,55 +2,36 @@
 //! security processor that hangs holds up this thread, not the connections.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use casemate_measurements::hash::ReportData;
 
 use super::report::{Quote, ReportError, ReportSource};
-
-/// Most requests that wait for a report.
-const QUEUE: usize = 64;
+use super::worker::{Worker, WorkerError};
 
 /// Why a request got no report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReporterError {
-    /// Too many wait already.
-    #[error("{QUEUE} requests wait already")]
-    Busy,
-    /// It took too long.
-    #[error("the security processor did not answer in time")]
-    TimedOut,
-    /// The thread is gone.
-    #[error("the security processor is not asked any more")]
-    Gone,
+    /// It was not answered.
+    #[error("the security processor")]
+    Worker(#[from] WorkerError),
     /// The platform gave none.
     #[error("the platform gave none")]
     Report(#[from] ReportError),
 }
 
-struct Job {
-    data: ReportData,
-    end: Instant,
-    answer: SyncSender<Result<Quote, ReportError>>,
-}
-
 /// The thread that asks for reports.
 #[derive(Debug)]
-pub struct Reporter {
-    queue: SyncSender<Job>,
-}
+pub struct Reporter(Worker<ReportData, Result<Quote, ReportError>>);
 
 impl Reporter {
     /// Starts the thread; it ends when the reporter is dropped.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(source: Box<dyn ReportSource>) -> io::Result<Self> {
-        let (queue, jobs) = sync_channel(QUEUE);
-        thread::Builder::new().name("reports".into()).spawn(move || work(source, &jobs))?;
-        Ok(Self { queue })
+    pub fn start(mut source: Box<dyn ReportSource>) -> io::Result<Self> {
+        let ask = move |data| source.report(&data).and_then(|quote| quote.check(&data));
+        Ok(Self(Worker::start("reports", ask)?))
     }
 
     /// Asks for a report over `data` and waits for it for `patience` at most.
@@ -58,36 +39,18 @@ impl Reporter {
     /// # Errors
     /// When the queue is full, the time is over, or the platform refuses.
     pub fn report(&self, data: ReportData, patience: Duration) -> Result<Quote, ReporterError> {
-        let (answer, answered) = sync_channel(1);
-        let job = Job { data, end: Instant::now() + patience, answer };
-        self.queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => ReporterError::Busy,
-            TrySendError::Disconnected(_) => ReporterError::Gone,
-        })?;
-        match answered.recv_timeout(patience) {
-            Ok(outcome) => Ok(outcome?),
-            Err(RecvTimeoutError::Timeout) => Err(ReporterError::TimedOut),
-            Err(RecvTimeoutError::Disconnected) => Err(ReporterError::Gone),
-        }
-    }
-}
-
-fn work(mut source: Box<dyn ReportSource>, jobs: &Receiver<Job>) {
-    for Job { data, end, answer } in jobs {
-        // Nobody waits for the answer any more.
-        if Instant::now() >= end {
-            continue;
-        }
-        let outcome = source.report(&data).and_then(|quote| quote.check(&data));
-        let _ = answer.try_send(outcome);
+        Ok(self.0.ask(data, patience)??)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::thread;
+    use std::time::Instant;
 
     use super::super::report::testing::Fake;
+    use super::super::worker::QUEUE;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -106,11 +69,15 @@ mod tests {
         let data = ReportData::from_bytes([0; 64]);
         let start = Instant::now();
         let error = reporter.report(data, SECOND / 20).unwrap_err();
-        assert!(matches!(error, ReporterError::TimedOut), "{error:?}");
+        assert!(matches!(error, ReporterError::Worker(WorkerError::TimedOut)), "{error:?}");
         assert!(start.elapsed() < SECOND);
         let outcomes: Vec<_> =
             (0..QUEUE + 2).map(|_| reporter.report(data, Duration::ZERO)).collect();
-        assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(ReporterError::Busy))));
+        assert!(
+            outcomes
+                .iter()
+                .any(|outcome| matches!(outcome, Err(ReporterError::Worker(WorkerError::Busy))))
+        );
         // What nobody waits for any more is skipped, so the next one is served at once.
         reporter_recovers(&reporter, data);
     }
@@ -120,7 +87,9 @@ mod tests {
         loop {
             match reporter.report(data, 5 * SECOND) {
                 Ok(_) => return,
-                Err(ReporterError::Busy) if Instant::now() < end => thread::sleep(SECOND / 10),
+                Err(ReporterError::Worker(WorkerError::Busy)) if Instant::now() < end => {
+                    thread::sleep(SECOND / 10)
+                }
                 Err(error) => panic!("{error:?}"),
             }
         }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use casemate_guest::agent::{Limits, prepare, serve};
+use casemate_guest::gpu::helper::Helper;
 use casemate_guest::stage_port::StagePort;
 use casemate_guest::sysfs::SysRoot;
 use casemate_measurements::cmdline::BootParams;
@@ -108,7 +109,7 @@ impl FakeGuest {
     /// The stage that a boot of this guest ends with.
     pub(crate) fn failure(&self) -> Stage {
         let mut stages = StagePort::new(self.root());
-        prepare(&self.root(), &mut stages).unwrap_err().stage()
+        prepare(&self.root(), &Helper::default(), &mut stages).unwrap_err().stage()
     }
 
     pub(crate) fn put_disk(&self, name: &str) {
@@ -175,7 +176,7 @@ pub(crate) struct Served {
 impl Served {
     pub(crate) fn start(guest: &FakeGuest, limits: Limits) -> Self {
         let mut stages = StagePort::new(guest.root());
-        let agent = prepare(&guest.root(), &mut stages).unwrap();
+        let agent = prepare(&guest.root(), &Helper::default(), &mut stages).unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
