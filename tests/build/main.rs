@@ -4,13 +4,14 @@
 
 mod interrupted;
 mod published;
+mod stand_ins;
 mod twice;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use casemate_measurements::manifest::{FILE_NAME, artifact};
-use casemate_tests::{casemate, expect_code, recipe, workspace};
+use casemate_tests::{binary, casemate, expect_code, recipe, workspace};
 
 /// Everything that a release directory holds.
 fn files() -> impl Iterator<Item = &'static str> {
@@ -41,6 +42,20 @@ fn copy_cache(to: &Path, names: &[&str]) {
         let mut command = Command::new("cp");
         let _ = expect_code(0, command.args(["-a", "--reflink=auto"]).arg(from).arg(to));
     }
+}
+
+/// What a build reads: binary, recipes and the sources of the guest's programs, elsewhere.
+fn move_away(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let mut command = Command::new("cp");
+    command.arg("-r");
+    for name in ["Cargo.toml", "Cargo.lock", "measurements", "guest"] {
+        command.arg(workspace().join(name));
+    }
+    let _ = expect_code(0, command.arg(to));
+    let images = workspace().join("images");
+    let _ = expect_code(0, Command::new("cp").arg("-r").arg(images).arg(to));
+    std::fs::copy(binary(), to.join("casemate")).unwrap();
 }
 
 /// The recipe in a folder of its own, with a text of it replaced.

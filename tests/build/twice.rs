@@ -3,25 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use casemate_tests::{
-    binary, casemate, expect_code, gpu_release, release, required, skip, workspace,
-};
+use casemate_tests::{casemate, expect_code, gpu_release, release, required, skip, workspace};
 
-use crate::{changed_recipe, files};
-
-/// What a build reads: binary, recipes and the sources of the guest's programs, elsewhere.
-fn move_away(to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    let mut command = Command::new("cp");
-    command.arg("-r");
-    for name in ["Cargo.toml", "Cargo.lock", "measurements", "guest"] {
-        command.arg(workspace().join(name));
-    }
-    let _ = expect_code(0, command.arg(to));
-    let images = workspace().join("images");
-    let _ = expect_code(0, Command::new("cp").arg("-r").arg(images).arg(to));
-    std::fs::copy(binary(), to.join("casemate")).unwrap();
-}
+use crate::{changed_recipe, files, move_away};
 
 #[test]
 fn builds_are_bit_identical_under_perturbation() {
@@ -47,7 +31,7 @@ fn identical(first: &Path, folder: &str) {
     // No cache, no mirror, no network: a bundle of inputs is all there is, and everything computed
     // is computed again.
     let mut command = casemate(["image", "export-inputs", "--format", "json", "--output"]);
-    let output = expect_code(0, command.arg(away.join("inputs")).arg(recipe()));
+    let output = expect_code(0, command.arg(away.join("inputs")).arg(workspace().join(folder)));
     let bundle: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let inputs = format!("file://{}", away.join("inputs").to_str().unwrap().replace(' ', "%20"));
     let inputs = format!("{inputs}#@sha256:{}", bundle["manifest"].as_str().unwrap());

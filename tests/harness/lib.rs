@@ -87,19 +87,43 @@ pub fn recipe() -> PathBuf {
 /// images/cpu-sandbox, built once per test program for the simulated platform.
 pub fn release() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
-    RELEASE.get_or_init(|| built("cpu-sandbox", "release"))
+    RELEASE.get_or_init(|| built(&recipe(), "release"))
 }
 
 /// images/gpu-hopper, likewise. Cold, its modules take minutes.
 pub fn gpu_release() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
-    RELEASE.get_or_init(|| built("gpu-hopper", "gpu-release"))
+    RELEASE.get_or_init(|| built(&workspace().join("images/gpu-hopper"), "gpu-release"))
 }
 
-fn built(image: &str, name: &str) -> PathBuf {
+/// images/gpu-hopper with a unit that loads the driver whether there is a GPU or not, and notes
+/// what modprobe says in `/run/tries`.
+pub fn gpu_release_that_tries() -> &'static Path {
+    const UNIT: &str = "[Unit]\nDefaultDependencies=no\nAfter=casemate-gpu.service\n\
+        Before=casemate-lockdown.service\n[Service]\nType=oneshot\nUMask=0022\n\
+        ExecStart=-/usr/sbin/modprobe nvidia\nStandardError=file:/run/tries\n\
+        [Install]\nWantedBy=multi-user.target\n";
+    static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    RELEASE.get_or_init(|| {
+        let base = workspace().join("images/gpu-hopper");
+        let dir = scratch().join(format!("gpu-tries-recipe-{}", std::process::id()));
+        let units = dir.join("rootfs/usr/lib/systemd/system");
+        std::fs::create_dir_all(&units).unwrap();
+        std::fs::write(units.join("tries.service"), UNIT).unwrap();
+        std::fs::copy(base.join("image.lock"), dir.join("image.lock")).unwrap();
+        let text = format!(
+            "schema = 1\nextends = {base:?}\nname = \"gpu-tries\"\nversion = \"0.1.0\"\n\
+             [units]\nenable = [\"tries.service\"]\n"
+        );
+        std::fs::write(dir.join("image.toml"), text).unwrap();
+        built(&dir, "gpu-tries")
+    })
+}
+
+fn built(recipe: &Path, name: &str) -> PathBuf {
     let output = scratch().join(format!("{name}-{}", std::process::id()));
     let mut command = casemate(["image", "build"]);
-    command.arg(workspace().join("images").join(image));
+    command.arg(recipe);
     command.args(["--platform", "simulated", "--output"]).arg(&output);
     let _ = expect_code(0, &mut command);
     output
