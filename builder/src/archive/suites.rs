@@ -218,7 +218,7 @@ impl Access<'_> {
         let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
         let by_hash = format!("{dir}/by-hash/SHA256/{sha256}");
         let by_hash = asked.path(by_hash.trim_start_matches('/'));
-        let by_name = asked.path(&format!("{dir}/{name}{suffix}").trim_start_matches('/'));
+        let by_name = asked.path(format!("{dir}/{name}{suffix}").trim_start_matches('/'));
         let sources = bases
             .iter()
             .flat_map(|base| [below(base, &by_hash), below(base, &by_name)])

@@ -1,5 +1,7 @@
 //! Runs the recipe's stages and puts what they made where it belongs.
 
+use std::fmt::Write as _;
+
 use casemate_measurements::hash::Sha256Hash;
 
 use super::{BuildError, BuildOptions, Sources, tools};
@@ -31,7 +33,7 @@ pub(super) fn own_files(sources: &Sources) -> Result<Sha256Hash, BuildError> {
             StageJob::read(&sources.recipe, &sources.lock, stage)?.patches_digest()
         {
             patched = true;
-            text.push_str(&format!("{} {patches}\n", stage.name));
+            let _ = writeln!(text, "{} {patches}", stage.name);
         }
     }
     Ok(if patched { Sha256Hash::of(text.as_bytes()) } else { overlay })
@@ -127,8 +129,8 @@ fn place(
             }
             Destination::Firmware => made.firmware = Some(bytes),
             Destination::Guest(path) => {
-                let mode = output.mode.map_or(0o644, |mode| u32::from(mode.bits()));
-                made.files.push((path.clone(), mode, bytes));
+                let bits = output.mode.map_or(0o644, |mode| u32::from(mode.bits()));
+                made.files.push((path.clone(), bits, bytes));
             }
         }
     }

@@ -183,7 +183,7 @@ pub fn modinfo(path: &str, bytes: &[u8]) -> Result<ModInfo, ModuleError> {
         let Some((key, value)) = field.split_once('=') else { continue };
         match key {
             "name" => info.name = value.replace('-', "_"),
-            "vermagic" => info.vermagic = value.trim_end().to_owned(),
+            "vermagic" => value.trim_end().clone_into(&mut info.vermagic),
             "depends" => {
                 info.depends = value
                     .split(',')

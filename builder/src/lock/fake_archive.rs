@@ -245,7 +245,7 @@ impl Archive {
     pub(super) fn locked(&self) -> Vec<String> {
         let lock = super::Lock::load(self.path()).unwrap();
         let line = |p: &super::LockedPackage| {
-            let closures: Vec<_> = p.closures.iter().map(|closure| closure.name()).collect();
+            let closures: Vec<_> = p.closures.iter().map(super::Closure::name).collect();
             format!("{} {} {}", p.name, p.version, closures.join("+"))
         };
         lock.packages().iter().map(line).collect()

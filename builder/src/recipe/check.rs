@@ -76,8 +76,8 @@ fn check_archives(image: &Image) -> Result<BTreeSet<&str>, Fault> {
 
 fn check_packages(image: &Image, suites: &BTreeSet<&str>) -> Result<(), Fault> {
     let (guest, tools) = (&image.guest, &image.tools);
-    check_closure(&steps!["guest"], &guest.packages, &guest.exclude, suites)?;
-    check_closure(&steps!["tools"], &tools.packages, &tools.exclude, suites)?;
+    check_closure(&[Step::from("guest")], &guest.packages, &guest.exclude, suites)?;
+    check_closure(&[Step::from("tools")], &tools.packages, &tools.exclude, suites)?;
     for stage in &image.stages {
         check_stage(image, stage, suites)?;
     }
@@ -186,7 +186,7 @@ fn check_outputs(
             _ if output.mode.is_some() => {
                 return Err(fault(at("mode"), "only a file of the root file system has a mode"));
             }
-            Destination::Module if !output.file.as_str().ends_with(".ko") => {
+            Destination::Module if output.file.as_str().strip_suffix(".ko").is_none() => {
                 return Err(fault(at("file"), "a kernel module's name ends in .ko"));
             }
             Destination::Firmware if image.firmware.stage.as_ref() != Some(&stage.name) => {

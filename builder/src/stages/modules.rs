@@ -2,6 +2,7 @@
 //! guest boots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
@@ -118,7 +119,7 @@ fn changed(elf: &object::File<'_>, symvers: &SymbolVersions) -> Result<Vec<Strin
 fn shown(names: &[&str]) -> String {
     let mut text = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
     if names.len() > 8 {
-        text.push_str(&format!(" and {} more", names.len() - 8));
+        let _ = write!(text, " and {} more", names.len() - 8);
     }
     text
 }

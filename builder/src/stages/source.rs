@@ -63,9 +63,9 @@ pub(super) fn unpack(
             |what: String| StageError::Source { stage: stage.clone(), name: name.clone(), what };
         let inside = place(&name).ok_or_else(|| broken("it is no .tar.* of a source".into()))?;
         let bytes = verified(stage, &name, file.sha256, cache)?;
-        let reader: Box<dyn Read> = if name.ends_with(".xz") {
+        let reader: Box<dyn Read> = if name.strip_suffix(".xz").is_some() {
             Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(bytes.as_slice()))
-        } else if name.ends_with(".gz") {
+        } else if name.strip_suffix(".gz").is_some() {
             Box::new(flate2::bufread::MultiGzDecoder::new(bytes.as_slice()))
         } else {
             return Err(broken("expected .tar.xz or .tar.gz".into()));

@@ -19,7 +19,7 @@ use casemate_measurements::gpu_evidence::{Architecture, GpuEvidence, GpuSet};
 use casemate_measurements::hash::Nonce;
 use casemate_measurements::stage::{self, Stage};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// The stand-in for the library, compiled once: the folder that it is in.
 fn library() -> &'static Path {

@@ -88,7 +88,7 @@ mod tests {
             match reporter.report(data, 5 * SECOND) {
                 Ok(_) => return,
                 Err(ReporterError::Worker(WorkerError::Busy)) if Instant::now() < end => {
-                    thread::sleep(SECOND / 10)
+                    thread::sleep(SECOND / 10);
                 }
                 Err(error) => panic!("{error:?}"),
             }

@@ -76,7 +76,7 @@ pub struct Helper {
 
 impl Default for Helper {
     fn default() -> Self {
-        Self { argv: vec!["/usr/lib/casemate/nvml".into()], patience: Duration::from_secs(60) }
+        Self { argv: vec!["/usr/lib/casemate/nvml".into()], patience: Duration::from_mins(1) }
     }
 }
 

@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn output_and_failures_come_back() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert_eq!(run(&sh(), &["echo out; echo err >&2"], minute).unwrap(), b"out\n");
         let error = run(&sh(), &["exit 3"], minute).unwrap_err();
         assert!(error.to_string().ends_with("-c exit 3 ended with exit status: 3"), "{error}");
