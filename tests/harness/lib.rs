@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use casemate_guest::gpu::prepare::CIPHERS;
+
 pub use vm::{Host, Seen, Vm, console_path, free_port};
 
 /// The workspace.
@@ -99,17 +101,21 @@ pub fn gpu_release() -> &'static Path {
 /// images/gpu-hopper with a unit that loads the driver whether there is a GPU or not, and notes
 /// what modprobe says in `/run/tries`.
 pub fn gpu_release_that_tries() -> &'static Path {
-    const UNIT: &str = "[Unit]\nDefaultDependencies=no\nAfter=casemate-gpu.service\n\
-        Before=casemate-lockdown.service\n[Service]\nType=oneshot\nUMask=0022\n\
-        ExecStart=-/usr/sbin/modprobe nvidia\nStandardError=file:/run/tries\n\
-        [Install]\nWantedBy=multi-user.target\n";
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    // In the order of casemate-gpu: what does not load is said before the driver is tried.
+    let unit = format!(
+        "[Unit]\nDefaultDependencies=no\nAfter=casemate-gpu.service\n\
+         Before=casemate-lockdown.service\n[Service]\nType=oneshot\nUMask=0022\n\
+         ExecStart=-/usr/sbin/modprobe -a {}\nExecStart=-/usr/sbin/modprobe nvidia\n\
+         StandardError=append:/run/tries\n[Install]\nWantedBy=multi-user.target\n",
+        CIPHERS.join(" ")
+    );
     RELEASE.get_or_init(|| {
         let base = workspace().join("images/gpu-hopper");
         let dir = scratch().join(format!("gpu-tries-recipe-{}", std::process::id()));
         let units = dir.join("rootfs/usr/lib/systemd/system");
         std::fs::create_dir_all(&units).unwrap();
-        std::fs::write(units.join("tries.service"), UNIT).unwrap();
+        std::fs::write(units.join("tries.service"), unit).unwrap();
         std::fs::copy(base.join("image.lock"), dir.join("image.lock")).unwrap();
         let text = format!(
             "schema = 1\nextends = {base:?}\nname = \"gpu-tries\"\nversion = \"0.1.0\"\n\

@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "casemate-tests",
         &[
             "casemate-builder",
+            "casemate-guest",
             "casemate-launcher",
             "casemate-measurements",
             "casemate-validator",

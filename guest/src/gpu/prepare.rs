@@ -23,7 +23,7 @@ use crate::sysfs::SysRoot;
 /// The driver.
 const DRIVER: &str = "nvidia";
 /// What the driver computes its session with a GPU by, and looks up by name.
-const CIPHERS: [&str; 5] = ["ecdh_generic", "ecdsa_generic", "gcm", "hmac", "sha512_generic"];
+pub const CIPHERS: [&str; 5] = ["ecdh_generic", "ecdsa_generic", "gcm", "hmac", "sha512_generic"];
 /// What CUDA needs beside the driver.
 const BESIDE: [&str; 2] = ["nvidia_modeset", "nvidia_uvm"];
 /// Pause between two looks whether the driver is bound.
