@@ -42,7 +42,7 @@ test: setup ## Run every test, the end-to-end and attack tests and a little fuzz
 
 images: build ## Build and boot what compiles for minutes too, and hold it to be reproducible
 	CASEMATE_REQUIRE=images $(CARGO) test --locked --package casemate-tests \
-	    --test build --test attacks -- with_stages gpu_image
+	    --test build --test attacks --test topology -- with_stages gpu_image
 
 fuzz: setup ## Run every fuzz target for RUNS inputs each and keep the corpus
 	@FUZZ_CORPUS=$${CARGO_TARGET_DIR:-target}/fuzz/corpus tests/fuzz.sh $(RUNS)

@@ -6,11 +6,7 @@ use casemate_tests::{
 
 /// Runs `remote` in the VM, whose release is in `release`.
 fn inside(host: &Host, vm: &Vm, release: &std::path::Path, remote: &str) -> String {
-    let mut command = casemate(["ssh"]);
-    command.arg(vm.evidence().to_string()).arg("--release").arg(release);
-    command.arg("--trust-simulated").arg(Vm::root());
-    command.args(["--ssh-port", &vm.ssh_port().to_string()]).arg("--identity").arg(host.key());
-    let output = expect_code(0, command.args(["--", remote]));
+    let output = expect_code(0, &mut vm.ssh_of(host, release, remote));
     String::from_utf8(output.stdout).unwrap()
 }
 

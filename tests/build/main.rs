@@ -1,6 +1,6 @@
 //! The reproducibility claim, and what happens to a build that is interrupted, as tests of the
 //! binary.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
+#![expect(clippy::unwrap_used, reason = "tests panic")]
 
 mod interrupted;
 mod published;

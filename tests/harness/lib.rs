@@ -118,8 +118,9 @@ pub fn gpu_release_that_tries() -> &'static Path {
         std::fs::write(units.join("tries.service"), unit).unwrap();
         std::fs::copy(base.join("image.lock"), dir.join("image.lock")).unwrap();
         let text = format!(
-            "schema = 1\nextends = {base:?}\nname = \"gpu-tries\"\nversion = \"0.1.0\"\n\
-             [units]\nenable = [\"tries.service\"]\n"
+            "schema = 1\nextends = \"{}\"\nname = \"gpu-tries\"\nversion = \"0.1.0\"\n\
+             [units]\nenable = [\"tries.service\"]\n",
+            base.display(),
         );
         std::fs::write(dir.join("image.toml"), text).unwrap();
         built(&dir, "gpu-tries")

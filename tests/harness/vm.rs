@@ -214,8 +214,18 @@ impl Vm {
     /// `casemate ssh` to the sshd at `port`, with a command.
     #[must_use]
     pub fn ssh_at(&self, host: &Host, port: u16, remote: &str) -> Command {
+        self.session(host, release(), port, remote)
+    }
+
+    /// `casemate ssh` to this VM of `release`, with a command.
+    #[must_use]
+    pub fn ssh_of(&self, host: &Host, release: &Path, remote: &str) -> Command {
+        self.session(host, release, self.ssh_port(), remote)
+    }
+
+    fn session(&self, host: &Host, release: &Path, port: u16, remote: &str) -> Command {
         let mut command = casemate(["ssh"]);
-        command.arg(self.evidence().to_string()).arg("--release").arg(release());
+        command.arg(self.evidence().to_string()).arg("--release").arg(release);
         command.arg("--trust-simulated").arg(Self::root());
         command.args(["--ssh-port", &port.to_string()]).arg("--identity").arg(host.key());
         command.args(["--", remote]);

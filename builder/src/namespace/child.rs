@@ -237,6 +237,8 @@ fn devices() -> nix::Result<()> {
         touch(inside)?;
         mount(Some(host), inside, none, MsFlags::MS_BIND, none)?;
     }
+    // Where the C library keeps semaphores that processes share.
+    mkdir(c"dev/shm", Mode::from_bits_truncate(0o700))?;
     for (target, link) in [
         (c"/proc/self/fd", c"dev/fd"),
         (c"/proc/self/fd/0", c"dev/stdin"),

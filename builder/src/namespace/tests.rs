@@ -34,7 +34,8 @@ fn output(program: &Program) -> String {
 #[test]
 fn the_program_sees_a_fixed_world() {
     let root = root();
-    let script = "env; id -u; uname -n; umask; pwd; cat /proc/net/dev; echo /proc/[0-9]*; ls /dev";
+    let script = "env; id -u; uname -n; umask; pwd; cat /proc/net/dev; echo /proc/[0-9]*; ls /dev; \
+                  echo x > /dev/shm/x";
     let seen = output(&sh(&root, script).env("MORE", "1"));
     let lines: Vec<_> = seen.lines().collect();
     for wanted in ["LANG=C", "LC_ALL=C", "TZ=UTC", "HOME=/tmp", "MORE=1", "casemate", "0022"] {

@@ -16,5 +16,6 @@ mod plan_gpus;
 mod release;
 mod run_gpus;
 mod serve;
+mod stand_ins;
 mod state;
 mod topology;

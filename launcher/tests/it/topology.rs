@@ -1,8 +1,7 @@
 //! The planned topology in a real QEMU with a real firmware: every device is behind its own root
 //! port, and the firmware puts its windows where the planner said.
 //!
-//! Each GPU is a `pci-testdev` with a window of the same size, and a second function for the
-//! small ones. The firmware is Debian's OVMF (`/usr/share/ovmf/OVMF.fd`), which has 1-GiB page
+//! The firmware is Debian's OVMF (`/usr/share/ovmf/OVMF.fd`), which has 1-GiB page
 //! tables, or for stock `AmdSev` the file that `CASEMATE_TEST_FIRMWARE` names. Without firmware
 //! or QEMU each test says so and passes, unless `CASEMATE_REQUIRE` names `qemu`.
 
@@ -29,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::snp_host;
 use crate::hosts::{b200, b300, hgx_h100, rtx_pro_6000};
+use crate::stand_ins::stand_ins;
 
 /// Debian's OVMF, which uses all the bits that a processor has.
 const WIDE: &str = "/usr/share/ovmf/OVMF.fd";
@@ -68,7 +68,7 @@ impl Vm {
         let (qmp, _stage, _psp) = (listen("qmp.sock"), listen("stage.sock"), listen("psp.sock"));
         let arguments = machine.arguments(qemu, &paths, Accel::Tcg);
         let mut child = Command::new(&qemu.path)
-            .args(stand_ins(arguments.as_slice(), host))
+            .args(without_kernel(stand_ins(arguments.as_slice(), host)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -170,48 +170,19 @@ fn machine(dir: &Path, firmware: &Path, planned: &Passthrough) -> Machine {
     }
 }
 
-/// The arguments with a device of QEMU's own in place of each of the host's, and without a kernel:
-/// the firmware is to stop after it has placed the windows.
-fn stand_ins(arguments: &[String], host: &Inventory) -> Vec<String> {
+/// The arguments without a kernel: the firmware is to stop after it has placed the windows.
+fn without_kernel(arguments: Vec<String>) -> Vec<String> {
     let mut kept = Vec::new();
-    let mut words = arguments.iter();
+    let mut words = arguments.into_iter().peekable();
     while let Some(word) = words.next() {
-        let value = || words.clone().next().cloned().unwrap_or_default();
+        let value = words.peek().map_or("", String::as_str);
         let drops = ["-kernel", "-initrd", "-append"].contains(&word.as_str())
-            || (word == "-object" && value().contains("iommufd"))
-            || (word == "-fw_cfg" && value().contains("etc/boot/kernel"))
-            || (word == "-device" && value().contains("\"loader\""));
+            || (word == "-fw_cfg" && value.contains("etc/boot/kernel"))
+            || (word == "-device" && value.contains("\"loader\""));
         if drops {
             words.next();
-            continue;
-        }
-        kept.push(word.clone());
-        let parsed: Option<Value> = serde_json::from_str(&value()).ok();
-        let Some(device) = parsed.filter(|device| device["driver"] == "vfio-pci") else { continue };
-        words.next();
-        let address = device["host"].as_str().unwrap().parse().unwrap();
-        let found = host.devices.iter().find(|device| device.address == address).unwrap();
-        let mut sizes: Vec<u64> =
-            found.bars.iter().filter(|bar| bar.prefetchable).map(|bar| bar.size).collect();
-        sizes.sort_unstable_by_key(|size| std::cmp::Reverse(*size));
-        if sizes.is_empty() {
-            // A switch: nothing in the window, and no I/O ports either, of which twelve root ports
-            // would need more than there are.
-            kept.push(json!({"driver": "edu", "bus": device["bus"]}).to_string());
-            continue;
-        }
-        for (function, size) in sizes.iter().enumerate() {
-            if function > 0 {
-                kept.push("-device".into());
-            }
-            let stand_in = json!({
-                "driver": "pci-testdev",
-                "bus": device["bus"],
-                "addr": format!("0.{function}"),
-                "multifunction": true,
-                "membar": size,
-            });
-            kept.push(stand_in.to_string());
+        } else {
+            kept.push(word);
         }
     }
     kept
