@@ -1,24 +1,20 @@
 //! Attacks on what is booted: none of these VMs may come up, but one, which says who it is.
 
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use casemate_launcher::machine::ExtraDisk;
 use casemate_measurements::appraisal::{CheckName, KnownRelease, Outcome};
-use casemate_measurements::kernel_hashes::KernelHashes;
 use casemate_measurements::launch_config::ROOT_DISK_SERIAL;
 use casemate_measurements::stage::Stage;
-use casemate_tests::{Host, Seen, Vm, expect_code, release};
+use casemate_tests::{Host, Seen, Vm, expect_code, gpu_release, release, required};
 use casemate_validator::certificates::{Certificates, Settings};
 use casemate_validator::fetch::Limits;
+use casemate_validator::release::read_manifest;
 use casemate_validator::trust;
 use casemate_validator::verify::{Verifier, now};
-
-/// The table of hashes that the launch digest vouches for.
-fn genuine_hashes() -> KernelHashes {
-    *Vm::manifest().law.hashes()
-}
 
 /// How long a boot may be silent before it counts as refused. The genuine one takes a quarter.
 const REFUSED: Duration = Duration::from_mins(1);
@@ -31,18 +27,32 @@ fn assert_ended_at(seen: &Seen, stage: Stage) {
 /// The firmware holds kernel, initrd and command line to the table that was measured.
 #[test]
 fn firmware_refuses_another_command_line_and_initrd_under_the_measured_table() {
+    refuses_another_command_line_and_initrd(release());
+}
+
+/// So does the one that the GPU image compiles.
+#[test]
+fn the_gpu_image_s_firmware_refuses_another_command_line_and_initrd() {
+    if !required("images") {
+        return eprintln!("skipped: images that compile for minutes are built by `make images`");
+    }
+    refuses_another_command_line_and_initrd(gpu_release());
+}
+
+fn refuses_another_command_line_and_initrd(release: &Path) {
     let host = Host::default();
     let changed = host.dir().join("initrd");
-    let mut initrd = std::fs::read(release().join("initrd")).unwrap();
+    let mut initrd = std::fs::read(release.join("initrd")).unwrap();
     initrd.extend_from_slice(&[0; 512]);
     std::fs::write(&changed, initrd).unwrap();
 
-    let mut cmdline = host.plan("other-cmdline");
+    let mut cmdline = host.plan_of(release, "other-cmdline");
     cmdline.machine.cmdline.push_str(" debug");
-    let mut initrd = host.plan("other-initrd");
+    let mut initrd = host.plan_of(release, "other-initrd");
     initrd.machine.initrd = changed;
+    let genuine = *read_manifest(release).unwrap().law.hashes();
     for mut plan in [cmdline, initrd] {
-        plan.forged_hashes = Some(genuine_hashes());
+        plan.forged_hashes = Some(genuine);
         plan.timeouts.as_mut().unwrap().first_stage = REFUSED;
         let seen = host.launch(&plan);
         assert!(seen.result.is_err(), "{} came up", plan.name);
