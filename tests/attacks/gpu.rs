@@ -58,3 +58,35 @@ fn the_gpu_image_s_driver_loads_as_far_as_no_device() {
     let loaded = inside(&host, &vm, release, "cut -d' ' -f1 /proc/modules");
     assert!(loaded.lines().any(|module| module == "gcm"), "gcm is not in:\n{loaded}");
 }
+
+/// podman reads what casemate-gpu writes, and gives a container the nodes and the libraries.
+#[test]
+fn the_gpu_image_s_containers_get_gpus() {
+    if !required("images") {
+        return eprintln!("skipped: images that compile for minutes are built by `make images`");
+    }
+    let host = Host::default();
+    let release = gpu_release_that_tries();
+    let vm = host.launch(&host.plan_of(release, "gpu-containers")).result.unwrap();
+    let tree = "set -e; mkdir -p r/usr/bin r/usr/lib64 r/usr/lib/x86_64-linux-gnu; cd r; \
+        ln -s usr/lib usr/lib64 usr/bin .; mkdir proc sys dev etc run tmp; \
+        cp /usr/bin/ls usr/bin/; cp /usr/lib64/ld-linux-x86-64.so.2 usr/lib64/; \
+        for library in libc.so.6 libcap.so.2 libselinux.so.1 libpcre2-8.so.0; do \
+        cp /usr/lib/x86_64-linux-gnu/$library usr/lib/x86_64-linux-gnu/; done";
+    let _ = inside(&host, &vm, release, tree);
+    let run = "podman run --rm --device nvidia.com/gpu=all --network none --rootfs $PWD/r \
+        /usr/bin/ls /dev /usr/lib/x86_64-linux-gnu";
+    let seen = inside(&host, &vm, release, run);
+    for name in [
+        "nvidia0",
+        "nvidiactl",
+        "nvidia-uvm",
+        "libcuda.so.1",
+        "libnvidia-pkcs11-openssl3.so.550.163.01",
+    ] {
+        assert!(seen.lines().any(|line| line == name), "{name} is not in:\n{seen}");
+    }
+    let without = inside(&host, &vm, release, &run.replace("--device nvidia.com/gpu=all", ""));
+    // What was mounted left its mount points; the nodes were the container's alone.
+    assert!(!without.lines().any(|line| line == "nvidia0"), "{without}");
+}

@@ -9,13 +9,19 @@
 mod vm;
 
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use casemate_guest::gpu::cdi;
 use casemate_guest::gpu::prepare::CIPHERS;
+use casemate_guest::sysfs::SysRoot;
 
 pub use vm::{Host, Seen, Vm, console_path, free_port};
+
+/// Where the guest's libraries are.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// The workspace.
 #[must_use]
@@ -98,24 +104,41 @@ pub fn gpu_release() -> &'static Path {
     RELEASE.get_or_init(|| built(&workspace().join("images/gpu-hopper"), "gpu-release"))
 }
 
-/// images/gpu-hopper with a unit that loads the driver whether there is a GPU or not, and notes
-/// what modprobe says in `/run/tries`.
+/// images/gpu-hopper with a unit that does without a GPU what is done with one: it loads the
+/// ciphers and the driver, and notes in `/run/tries` what modprobe says; it makes device nodes that
+/// lead nowhere, and tells podman of one GPU.
 pub fn gpu_release_that_tries() -> &'static Path {
     static RELEASE: OnceLock<PathBuf> = OnceLock::new();
+    let mut unit = "[Unit]\nDefaultDependencies=no\nAfter=casemate-gpu.service\n\
+        Before=casemate-lockdown.service\n[Service]\nType=oneshot\nUMask=0022\n\
+        StandardError=append:/run/tries\n"
+        .to_owned();
+    let mut start = |command: &str| writeln!(unit, "ExecStart=-{command}").unwrap();
     // In the order of casemate-gpu: what does not load is said before the driver is tried.
-    let unit = format!(
-        "[Unit]\nDefaultDependencies=no\nAfter=casemate-gpu.service\n\
-         Before=casemate-lockdown.service\n[Service]\nType=oneshot\nUMask=0022\n\
-         ExecStart=-/usr/sbin/modprobe -a {}\nExecStart=-/usr/sbin/modprobe nvidia\n\
-         StandardError=append:/run/tries\n[Install]\nWantedBy=multi-user.target\n",
-        CIPHERS.join(" ")
-    );
+    start(&format!("/usr/sbin/modprobe -a {}", CIPHERS.join(" ")));
+    start("/usr/sbin/modprobe nvidia");
+    for node in ["nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"] {
+        start(&format!("/usr/bin/mknod -m 0666 /dev/{node} c 1 3"));
+    }
+    start(&format!("/usr/bin/install -D -m 0644 /usr/share/tries/nvidia.json /{}", cdi::PATH));
+    unit.push_str("[Install]\nWantedBy=multi-user.target\n");
     RELEASE.get_or_init(|| {
         let base = workspace().join("images/gpu-hopper");
         let dir = scratch().join(format!("gpu-tries-recipe-{}", std::process::id()));
         let units = dir.join("rootfs/usr/lib/systemd/system");
         std::fs::create_dir_all(&units).unwrap();
         std::fs::write(units.join("tries.service"), unit).unwrap();
+        // What casemate-gpu writes where these libraries are.
+        let guest = tempfile::tempdir().unwrap();
+        let libraries = guest.path().join(LIBRARIES);
+        std::fs::create_dir_all(&libraries).unwrap();
+        for library in ["libcuda.so.1", "libnvidia-pkcs11-openssl3.so.550.163.01"] {
+            std::fs::write(libraries.join(library), b"").unwrap();
+        }
+        cdi::write(&SysRoot::new(guest.path()), 1).unwrap();
+        let share = dir.join("rootfs/usr/share/tries");
+        std::fs::create_dir_all(&share).unwrap();
+        std::fs::copy(guest.path().join(cdi::PATH), share.join("nvidia.json")).unwrap();
         std::fs::copy(base.join("image.lock"), dir.join("image.lock")).unwrap();
         let text = format!(
             "schema = 1\nextends = \"{}\"\nname = \"gpu-tries\"\nversion = \"0.1.0\"\n\

@@ -27,7 +27,10 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const VERSIONED: &str = "libnvidia-pkcs11-openssl3.so.";
 
 /// Writes the specification for `count` GPUs.
-pub(super) fn write(root: &SysRoot, count: usize) -> io::Result<()> {
+///
+/// # Errors
+/// When the libraries cannot be listed, or the file cannot be written.
+pub fn write(root: &SysRoot, count: usize) -> io::Result<()> {
     let path = root.path(PATH);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
