@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Outside `oci` tag and digest stand behind a `#`. Without either the tag is `latest`. A digest is
-//! that of the release's OCI manifest, which is the same in every store. Parsing opens nothing and
-//! asks nobody.
+//! that of the release's OCI manifest, which is the same in every store. Instead of both a channel
+//! of a signed index may be named: [`Channel`]. Parsing opens nothing and asks nobody.
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
@@ -18,76 +18,18 @@ use std::str::FromStr;
 
 use casemate_measurements::hash::Sha256Hash;
 
+mod channel;
+mod error;
+
+pub use channel::{Channel, Named};
+pub use error::{Reason, ReferenceError};
+
 /// The tag where none is named.
 const DEFAULT_TAG: &str = "latest";
 /// Most bytes of a reference.
 const MAX_LEN: usize = 2048;
 /// What stands before a digest.
 const ALGORITHM: &str = "sha256:";
-
-/// Why a text is no reference. The text is quoted without what stands before an `@` in its host:
-/// that may be a password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no reference of a release: {reason}")]
-pub struct ReferenceError {
-    text: String,
-    reason: Reason,
-}
-
-impl ReferenceError {
-    /// What is wrong.
-    #[must_use]
-    pub fn reason(&self) -> &Reason {
-        &self.reason
-    }
-}
-
-/// What is wrong with a reference.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// It is too long.
-    #[error("it has more than {MAX_LEN} bytes")]
-    TooLong,
-    /// It names no kind of store.
-    #[error("expected it to start with oci://, s3://, file:///, http:// or https://")]
-    Scheme,
-    /// The host is missing or malformed.
-    #[error("the host is malformed: expected a name or an address, with :PORT where it has one")]
-    Host,
-    /// A name and password stand before the host.
-    #[error(
-        "credentials do not belong into a reference: registries take them from docker's \
-         config.json, object stores from the environment"
-    )]
-    Credentials,
-    /// The repository is malformed.
-    #[error(
-        "the repository is malformed: expected parts of a-z, 0-9 and single '.', '_', '-' between \
-         them, parted by '/', as in oci://host/name/of/it:tag"
-    )]
-    Repository,
-    /// The bucket is malformed.
-    #[error("the bucket is malformed: expected 3 to 63 of a-z, 0-9, '.' and '-'")]
-    Bucket,
-    /// The path is malformed.
-    #[error(
-        "the path is malformed: expected parts without '.', '..', blanks and control characters, \
-         no '?', a '%' only as %XX"
-    )]
-    Path,
-    /// A file's path is not absolute.
-    #[error("expected an absolute path behind file://, as in file:///srv/releases")]
-    Relative,
-    /// The tag is malformed.
-    #[error(
-        "the tag is malformed: expected 1 to 128 of a-z, A-Z, 0-9, '_', '.', '-', the first a \
-         letter, a digit or '_'"
-    )]
-    Tag,
-    /// The digest is malformed.
-    #[error("the digest is malformed: expected sha256: and 64 lower-case hex digits")]
-    Digest,
-}
 
 /// A release's name in its store, such as `1.2.0` or `latest`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -348,7 +290,37 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|reason| ReferenceError { text: quotable(text), reason })
+        Ok(text.parse::<Target>()?.or_tag(default_tag()))
+    }
+}
+
+/// A store, and the release in it where one is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The store.
+    pub place: Place,
+    /// The release.
+    pub selector: Option<Selector>,
+}
+
+impl Target {
+    /// The release that is named, else what `tag` points to.
+    #[must_use]
+    pub fn or_tag(self, tag: Tag) -> Reference {
+        let selector = self.selector.unwrap_or(Selector::Tag(tag));
+        Reference { place: self.place, selector }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let result = match text.split_once('?') {
+            Some((_, query)) if query.starts_with("channel=") => Err(Reason::ChannelHere),
+            _ => parse(text),
+        };
+        result.map_err(|reason| ReferenceError::new(text, reason))
     }
 }
 
@@ -358,7 +330,7 @@ pub fn is_reference(text: &str) -> bool {
     text.contains("://")
 }
 
-fn parse(text: &str) -> Result<Reference, Reason> {
+fn parse(text: &str) -> Result<Target, Reason> {
     if text.len() > MAX_LEN {
         return Err(Reason::TooLong);
     }
@@ -367,8 +339,8 @@ fn parse(text: &str) -> Result<Reference, Reason> {
         return parse_oci(rest);
     }
     let (rest, selector) = match rest.split_once('#') {
-        Some((rest, selector)) => (rest, Selector::parse(selector)?),
-        None => (rest, Selector::Tag(default_tag())),
+        Some((rest, selector)) => (rest, Some(Selector::parse(selector)?)),
+        None => (rest, None),
     };
     let (head, path) = rest.split_once('/').unwrap_or((rest, ""));
     let place = match scheme {
@@ -382,23 +354,25 @@ fn parse(text: &str) -> Result<Reference, Reason> {
         }
         _ => return Err(Reason::Scheme),
     };
-    Ok(Reference { place, selector })
+    Ok(Target { place, selector })
 }
 
-fn parse_oci(rest: &str) -> Result<Reference, Reason> {
+fn parse_oci(rest: &str) -> Result<Target, Reason> {
     let (head, path) = rest.split_once('/').ok_or(Reason::Repository)?;
     let authority = Authority::parse(head)?;
     let colon = path.find([':', '@']);
     let (repository, selector) = match colon {
-        None => (path, Selector::Tag(default_tag())),
-        Some(at) if path[at..].starts_with(':') => (&path[..at], Selector::parse(&path[at + 1..])?),
-        Some(at) => (&path[..at], Selector::Digest(parse_digest(&path[at + 1..])?)),
+        None => (path, None),
+        Some(at) if path[at..].starts_with(':') => {
+            (&path[..at], Some(Selector::parse(&path[at + 1..])?))
+        }
+        Some(at) => (&path[..at], Some(Selector::Digest(parse_digest(&path[at + 1..])?))),
     };
     let good = repository.len() <= 255 && repository.split('/').all(component);
     if !good {
         return Err(Reason::Repository);
     }
-    Ok(Reference { place: Place::Oci { authority, repository: repository.to_owned() }, selector })
+    Ok(Target { place: Place::Oci { authority, repository: repository.to_owned() }, selector })
 }
 
 /// A part of a repository's name: words of a-z and 0-9 with `.`, `_`, `__` or `-`s between them.
@@ -476,21 +450,6 @@ fn encode(path: &Path) -> String {
         }
     }
     text
-}
-
-/// `text` as an error may quote it: short, and without what may be a password.
-fn quotable(text: &str) -> String {
-    let hidden = match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find(['/', '#', '?']).unwrap_or(rest.len());
-            match rest[..end].rfind('@') {
-                Some(at) => format!("{scheme}://***{}", &rest[at..]),
-                None => text.to_owned(),
-            }
-        }
-        None => text.to_owned(),
-    };
-    hidden.chars().take(200).collect()
 }
 
 #[cfg(test)]

@@ -266,11 +266,15 @@ fn value(what: &'static str, found: &str, expected: &'static str) -> FormatError
     FormatError::Value { what, found: found.chars().take(80).collect(), expected }
 }
 
-/// A name that is safe in a path.
-fn check_word(what: &'static str, text: &str) -> Result<(), FormatError> {
+/// Whether it is a name as indexes have them: safe in a path and in a reference.
+pub(crate) fn is_word(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if first && text.len() <= 64 && text.bytes().all(inner) {
+    first && text.len() <= 64 && text.bytes().all(inner)
+}
+
+fn check_word(what: &'static str, text: &str) -> Result<(), FormatError> {
+    if is_word(text) {
         return Ok(());
     }
     let expected = "1 to 64 of a-z, A-Z, 0-9, '.', '+', '-', '_' and a letter or digit first";

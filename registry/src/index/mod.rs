@@ -12,5 +12,6 @@ mod state;
 
 pub use edit::{Change, EditError};
 pub use file::{IndexError, IndexFile, MAX_INDEX_LEN};
+pub(crate) use format::is_word;
 pub use format::{Entry, FormatError, Index, Revocation, Time};
 pub use state::{Clock, Memory, MemoryError, StateError, advance};

@@ -101,6 +101,53 @@ fn each_malformed_part_is_named() {
 }
 
 #[test]
+fn a_channel_is_read_and_written_back() {
+    for text in [
+        "oci://127.0.0.1:5000/a/b?channel=stable",
+        "s3://bucket/p?channel=v1.0+x_y-z&image=cpu-sandbox",
+        "s3://bucket?channel=stable&index=other.index",
+        "file:///with%20blank?channel=stable&image=a&index=_x",
+        "https://h.example:8443/a?channel=1",
+        "http://localhost?channel=beta",
+    ] {
+        let Named::Channel(channel) = text.parse().unwrap() else { panic!("{text}") };
+        assert_eq!(channel.to_string(), text);
+        assert_eq!(text.parse::<Reference>().unwrap_err().reason(), &Reason::ChannelHere);
+    }
+    let channel: Channel = "s3://bucket?index=index&image=a&channel=c".parse().unwrap();
+    assert_eq!(channel.to_string(), "s3://bucket?channel=c&image=a");
+    assert_eq!(channel.index, Channel::index_tag());
+    let named: Named = "oci://h/a:1".parse().unwrap();
+    assert_eq!(named, Named::Release(read("oci://h/a:1")));
+    let long = format!("s3://bucket?channel={}", "a".repeat(65));
+    for (text, reason) in [
+        ("oci://h/a:t?channel=c", Reason::ChannelAndMore),
+        ("s3://bucket#t?channel=c", Reason::ChannelAndMore),
+        ("s3://bucket?channel=c#t", Reason::ChannelAndMore),
+        (&format!("oci://h/a@sha256:{HEX}?channel=c"), Reason::ChannelAndMore),
+        (&format!("file:///a?channel=c@sha256:{HEX}"), Reason::ChannelAndMore),
+        ("s3://bucket?", Reason::Query),
+        ("s3://bucket?x=1", Reason::Query),
+        ("s3://bucket?image=a", Reason::Query),
+        ("s3://bucket?channel", Reason::Query),
+        ("s3://bucket?channel=", Reason::Query),
+        ("s3://bucket?channel=../x", Reason::Query),
+        ("s3://bucket?channel=a&channel=b", Reason::Query),
+        ("s3://bucket?channel=a&", Reason::Query),
+        ("s3://bucket?channel=a&image=b c", Reason::Query),
+        ("s3://bucket?channel=a?image=b", Reason::Query),
+        (&long, Reason::Query),
+        ("s3://bucket?channel=a&index=.x", Reason::Tag),
+        ("s3://b?channel=a", Reason::Bucket),
+        ("https://me:hunter2@h?channel=a", Reason::Credentials),
+    ] {
+        let error = text.parse::<Named>().unwrap_err();
+        assert_eq!(error.reason(), &reason, "{text}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn passwords_are_refused_and_never_quoted() {
     for text in ["oci://me:hunter2@h/a", "https://hunter2@h/a", "s3://k:hunter2@bucket/p"] {
         let error = text.parse::<Reference>().unwrap_err();
@@ -129,5 +176,28 @@ proptest! {
         if let Ok(reference) = text.parse::<Reference>() {
             prop_assert_eq!(&reference.to_string().parse::<Reference>().unwrap(), &reference);
         }
+    }
+
+    #[test]
+    fn channels_are_written_as_they_are_read(
+        store in "(oci|s3|file|https?)://[a-z0-9./:@#%_-]{0,40}",
+        query in "(channel=[a-z.]{0,4}|image=[a-z+]{0,4}|index=[a-z_.-]{0,4}|&|[a-z#@?=]){0,8}",
+    ) {
+        let text = format!("{store}?{query}");
+        if let Ok(named) = text.parse::<Named>() {
+            prop_assert!(matches!(named, Named::Channel(_)), "{}", text);
+            prop_assert_eq!(&named.to_string().parse::<Named>().unwrap(), &named);
+        }
+    }
+
+    #[test]
+    fn every_channel_that_can_be_named_is_read(
+        name in "[a-zA-Z0-9][a-zA-Z0-9._+-]{0,63}",
+        image in prop::option::of("[a-zA-Z0-9][a-zA-Z0-9._+-]{0,63}"),
+        index in "[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}",
+    ) {
+        let place = Place::Directory { path: "/srv/a b?".into() };
+        let channel = Channel { place, name, image, index: index.parse().unwrap() };
+        prop_assert_eq!(channel.to_string().parse::<Channel>().unwrap(), channel);
     }
 }
