@@ -136,15 +136,35 @@ impl ReleaseCache {
         }
         let store = store::open(&reference.place, &options.store)?;
         let found = self.look_up(store.as_ref(), reference, options.allow_rollback)?;
+        let fetched = self.keep(store.as_ref(), &found, options, begin, advance)?;
+        if let Some(tag) = reference.selector.tag() {
+            self.history().record(&reference.place, tag, &found)?;
+        }
+        Ok(fetched)
+    }
+
+    /// Fetches a release that was found, unless it is here; then signatures that were attached
+    /// since are added.
+    ///
+    /// # Errors
+    /// When the store fails or lies, or the cache cannot be written.
+    pub fn keep(
+        &self,
+        store: &dyn Store,
+        found: &Resolved,
+        options: &FetchOptions,
+        begin: &dyn Fn(&Resolved),
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Result<Fetched, CacheError> {
         let manifest = *found.manifest.sha256();
         let path = self.place(&manifest);
         let pulled = if path.is_dir() {
-            add_signatures(store.as_ref(), &found, &path)?;
+            add_signatures(store, found, &path)?;
             None
         } else {
-            begin(&found);
+            begin(found);
             let local = self.chunks();
-            let pulled = pull(store.as_ref(), &found, &path, &local, &options.pull, advance)?;
+            let pulled = pull(store, found, &path, &local, &options.pull, advance)?;
             let note = self.note(&manifest);
             let bytes = found.descriptor.to_bytes().unwrap_or_default();
             debug_assert!(bytes.len() <= descriptor::MAX_LEN);
@@ -152,9 +172,6 @@ impl ReleaseCache {
                 .map_err(|source| CacheError::Write { path: note, source })?;
             Some(pulled)
         };
-        if let Some(tag) = reference.selector.tag() {
-            self.history().record(&reference.place, tag, &found)?;
-        }
         Ok(Fetched { path, manifest, pulled })
     }
 

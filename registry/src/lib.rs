@@ -4,12 +4,13 @@
 //! a release's manifest. [`attestation`] is what is signed of a release, [`sign`] signs it,
 //! [`signatures`] keeps it in the release directory, [`verify`] says whether enough signers of a
 //! policy signed, [`release`] does both to a directory. [`reference`] names a release in a store,
-//! [`artifact`] is what is kept there. May depend on `casemate-measurements` and on no other crate
+//! [`artifact`] is what is kept there, [`channel`] goes from a signed [`index`] to a release. May depend on `casemate-measurements` and on no other crate
 //! of this workspace.
 
 pub mod artifact;
 pub mod attestation;
 pub mod cache;
+pub mod channel;
 pub mod history;
 pub mod id_blocks;
 pub mod index;

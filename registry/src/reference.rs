@@ -290,7 +290,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        Ok(text.parse::<Target>()?.or_tag(default_tag()))
+        text.parse().map(Target::or_latest)
     }
 }
 
@@ -304,6 +304,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// The release that is named, else the latest.
+    #[must_use]
+    pub fn or_latest(self) -> Reference {
+        self.or_tag(default_tag())
+    }
+
     /// The release that is named, else what `tag` points to.
     #[must_use]
     pub fn or_tag(self, tag: Tag) -> Reference {

@@ -9,7 +9,7 @@ use casemate_validator::certificates;
 use casemate_validator::second_opinion::NvAttest;
 use clap::{Args, Subcommand};
 
-use super::{FetchArgs, OutputArgs, SignVerdictArgs, WatchArgs};
+use super::{FetchArgs, MemoryArgs, OutputArgs, SignVerdictArgs, WatchArgs};
 
 /// Where certificates and revocation lists come from that are not at hand.
 #[derive(Debug, Args)]
@@ -80,7 +80,8 @@ pub(crate) struct JudgeArgs {
     #[arg(required = true)]
     pub(crate) address: Option<String>,
     /// Release with the manifest to expect: a directory, or a reference of one in a store
-    /// (oci://, file:///, https://); may be repeated
+    /// (oci://, file:///, https://), also by the channel of an index (STORE?channel=NAME); may be
+    /// repeated
     #[arg(long, required = true, value_name = "RELEASE")]
     pub(crate) release: Vec<PathBuf>,
     /// What is accepted: a policy file as of `casemate policy init`
@@ -108,6 +109,8 @@ pub(crate) struct JudgeArgs {
     pub(crate) gpus: GpuArgs,
     #[command(flatten)]
     pub(crate) opinion: OpinionArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) fetch: FetchArgs,
 }

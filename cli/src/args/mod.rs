@@ -32,9 +32,10 @@ pub(crate) use measure::{
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
 pub(crate) use release::{
-    FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs, ReleaseListArgs,
-    ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs, ReleasePullArgs, ReleaseRevokeArgs,
-    ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs, SignerArgs, StoreArgs,
+    ChannelArgs, FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs,
+    ReleaseListArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs, ReleasePullArgs,
+    ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs,
+    SignerArgs, StoreArgs,
 };
 pub(crate) use run::{Accel, Mebibytes, RestartWhen, RunArgs, StopArgs};
 pub(crate) use serve::{

@@ -6,12 +6,13 @@ use casemate_launcher::inventory::Address;
 use casemate_measurements::platform::Platform;
 use clap::{Args, ValueEnum};
 
-use super::{DaemonArgs, FetchArgs, OutputArgs, platform};
+use super::{DaemonArgs, FetchArgs, MemoryArgs, OutputArgs, platform};
 
 /// `casemate run`
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Release directory, or a reference of a release in a store (oci://, file:///, https://)
+    /// Release directory, or a reference of a release in a store (oci://, file:///, https://);
+    /// STORE?channel=NAME is what the index there says is current
     #[arg(value_name = "RELEASE")]
     pub(crate) release: PathBuf,
     /// A launch.toml that says what to launch; flags override what it says
@@ -67,6 +68,8 @@ pub(crate) struct RunArgs {
     pub(crate) restart_limit: Option<u32>,
     #[command(flatten)]
     pub(crate) daemon: DaemonArgs,
+    #[command(flatten)]
+    pub(crate) memory_of_indexes: MemoryArgs,
     #[command(flatten)]
     pub(crate) fetch: FetchArgs,
     #[command(flatten)]

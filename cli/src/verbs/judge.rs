@@ -27,6 +27,7 @@ use crate::args::{
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 use crate::verbs::release as signed;
+use crate::verbs::release::channel::Following;
 use crate::verbs::release::store::locate;
 use crate::verbs::run::public_keys;
 use crate::verbs::{verdict, watch};
@@ -155,16 +156,23 @@ pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Passed(code))
 }
 
-/// Asks a VM and judges its answer; `None` where a release is not signed by enough, which was said.
+/// Asks a VM and judges its answer; `None` where a release is not signed by enough or no
+/// index lets it be used, which was said.
 fn judge(args: &JudgeArgs) -> anyhow::Result<Option<(Target, Verified)>> {
     // Required where no word of its own stands in its place.
     let Some(address) = &args.address else {
         anyhow::bail!("nothing to verify: expected HOST:PORT and --release DIR");
     };
     let target: Target = address.parse()?;
-    let dirs: anyhow::Result<Vec<_>> =
-        args.release.iter().map(|named| locate(named, &args.fetch)).collect();
-    let dirs = dirs?;
+    let simulated = args.trust_simulated.is_some();
+    let following = Following {
+        signers: args.signers.as_deref(),
+        platform: if simulated { Platform::Simulated } else { Platform::Snp },
+        memory: &args.memory,
+    };
+    let dirs: anyhow::Result<Option<Vec<PathBuf>>> =
+        args.release.iter().map(|named| locate(named, &args.fetch, following)).collect();
+    let Some(dirs) = dirs? else { return Ok(None) };
     let releases: Result<Vec<_>, _> = dirs.iter().map(|dir| release::read(dir)).collect();
     let releases = releases?;
     if let Some(signers) = &args.signers {

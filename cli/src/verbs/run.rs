@@ -31,12 +31,21 @@ use crate::args::{
 use crate::outcome::{HintExt as _, Hinted, Outcome};
 use crate::printer::{self, Tone};
 use crate::verbs::release as signed;
+use crate::verbs::release::channel::Following;
 use crate::verbs::release::store::locate;
 
 /// Boots a release, or prints how it would be booted.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
+    let file = args.config.as_deref().map(LaunchFile::read).transpose()?.unwrap_or_default();
+    let following = Following {
+        signers: args.signers.as_deref(),
+        platform: platform(args, &file),
+        memory: &args.memory_of_indexes,
+    };
+    let Some(dir) = locate(&args.release, &args.fetch, following)? else {
+        return Ok(Outcome::Refused(signed::NOT_TRUSTED));
+    };
     // This holds every file to the manifest.
-    let dir = locate(&args.release, &args.fetch)?;
     let release = Release::open(&dir)?;
     if let Some(signers) = &args.signers
         && !signed::is_signed(&dir, release.manifest_sha256(), &signed::policy(signers)?)?
@@ -51,7 +60,6 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     };
     let known = client.as_ref().map(Client::list).transpose()?.unwrap_or_default();
     let known: Vec<VmName> = known.into_iter().map(|view| view.name).collect();
-    let file = args.config.as_deref().map(LaunchFile::read).transpose()?.unwrap_or_default();
     let restart = restart(args, file.restart);
     let request = request(args, file, &release, &state, known)?;
     let mut host = HostFacts::probe(Path::new("/"), &state, None)?;
@@ -81,6 +89,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         Format::Table => printer::line(&report.text()),
     }
     Ok(Outcome::Done)
+}
+
+/// The platform that was typed, else the file's.
+fn platform(args: &RunArgs, file: &LaunchFile) -> Platform {
+    args.platform.or(file.platform).unwrap_or(Platform::Snp)
 }
 
 /// A refusal with its hint.
@@ -122,6 +135,7 @@ fn request(
     state: &StateRoot,
     known: Vec<VmName>,
 ) -> anyhow::Result<LaunchRequest> {
+    let platform = platform(args, &file);
     let name = match (&args.name, file.name) {
         (Some(name), _) => name.parse()?,
         (None, Some(name)) => name,
@@ -147,7 +161,7 @@ fn request(
     let model = args.cpu_model.as_deref().map(str::parse).transpose()?;
     Ok(LaunchRequest {
         name,
-        platform: args.platform.or(file.platform).unwrap_or(Platform::Snp),
+        platform,
         vcpus: cpus.or(file.cpus).map_or_else(|| VcpuCount::new(2), Ok)?,
         cpu_model: model.or(file.cpu_model),
         memory: memory.or(file.memory).map_or_else(|| Memory::from_mib(2048), Ok)?,

@@ -30,10 +30,14 @@ pub const CHUNK_TYPE: &str = "application/vnd.casemate.chunk.v1";
 pub const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 /// The same for signatures of other forms.
 pub const SIGNATURE_TYPE: &str = "application/vnd.casemate.signature.v1";
+/// Artifact type of signed indexes, and media type of the file.
+pub const INDEX_ARTIFACT_TYPE: &str = "application/vnd.casemate.index.v1";
 /// Media type of the config of a manifest that has none.
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// The config of a manifest that has none.
 pub const EMPTY: &[u8] = b"{}";
+/// The path of the file of a signed index.
+const INDEX_TITLE: &str = "index.json";
 /// The annotation that holds a file's path.
 const TITLE: &str = "org.opencontainers.image.title";
 
@@ -61,6 +65,17 @@ pub enum ManifestError {
     OtherArtifact {
         /// The config's media type.
         found: String,
+    },
+    /// It is of no signed index.
+    #[error(
+        "the manifest is of {found:?} with {layers} layers, expected {INDEX_ARTIFACT_TYPE} with \
+         one: a signed index, as `casemate release publish INDEX.json` publishes it"
+    )]
+    NoIndex {
+        /// The artifact type, or else the config's media type.
+        found: String,
+        /// How many layers.
+        layers: usize,
     },
     /// It names a blob in no way that is supported, or one that is too long.
     #[error(
@@ -272,6 +287,40 @@ impl Manifest {
         })
     }
 
+    /// The manifest of the signed index whose file is `blob`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn of_index(blob: Blob) -> Result<ManifestBytes, ManifestError> {
+        ManifestBytes::of(&Wire {
+            schema_version: 2,
+            media_type: MANIFEST_TYPE.to_owned(),
+            artifact_type: Some(INDEX_ARTIFACT_TYPE.to_owned()),
+            config: Entry::new(EMPTY_TYPE, Blob::of(EMPTY)),
+            layers: vec![Entry::titled(INDEX_ARTIFACT_TYPE, blob, INDEX_TITLE.to_owned())],
+            subject: None,
+        })
+    }
+
+    /// The blob of the signed index, of at most `most` bytes.
+    ///
+    /// # Errors
+    /// When it is the manifest of something else, or the index is longer.
+    pub fn index(&self, most: u64) -> Result<Blob, ManifestError> {
+        match (self.kind(), &self.0.layers[..]) {
+            (INDEX_ARTIFACT_TYPE, [layer]) => layer.blob(most),
+            (found, layers) => {
+                let (found, layers) = (found.chars().take(80).collect(), layers.len());
+                Err(ManifestError::NoIndex { found, layers })
+            }
+        }
+    }
+
+    /// The artifact type, else the config's media type.
+    fn kind(&self) -> &str {
+        self.0.artifact_type.as_ref().unwrap_or(&self.0.config.media_type)
+    }
+
     /// The descriptor's blob.
     ///
     /// # Errors
@@ -279,8 +328,8 @@ impl Manifest {
     pub fn descriptor(&self) -> Result<Blob, ManifestError> {
         let config = &self.0.config;
         if config.media_type != DESCRIPTOR_TYPE {
-            let found = self.0.artifact_type.as_ref().unwrap_or(&config.media_type);
-            return Err(ManifestError::OtherArtifact { found: found.chars().take(80).collect() });
+            let found = self.kind().chars().take(80).collect();
+            return Err(ManifestError::OtherArtifact { found });
         }
         config.blob(descriptor::MAX_LEN as u64)
     }

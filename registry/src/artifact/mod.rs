@@ -4,6 +4,7 @@ pub mod blob;
 pub mod chunk;
 pub mod descriptor;
 pub mod files;
+pub mod index;
 pub mod local;
 pub mod manifest;
 pub mod mirror;

@@ -15,7 +15,7 @@ use casemate_measurements::hash::Sha256Hash;
 use super::blob::{Blob, Hasher};
 use super::chunk::{Chunker, Piece, Sizes};
 use super::descriptor::{Chunk, Descriptor, DescriptorError, FileEntry};
-use super::manifest::{Manifest, ManifestError};
+use super::manifest::{Manifest, ManifestBytes, ManifestError};
 use super::source::{Source, SourceFile};
 use crate::reference::Tag;
 use crate::store::{Expected, Store, StoreError};
@@ -104,12 +104,8 @@ pub fn publish(
 ) -> Result<Published, PublishError> {
     let upload = Upload::new(store, advance);
     let files = upload.files(source, options)?;
-    let identity = (source.name.as_str(), source.version.as_str());
-    let descriptor = Descriptor::new(source.kind, identity, source.platform, files)?;
-    let bytes = descriptor.to_bytes()?;
-    let blob = Blob::of(&bytes);
-    let manifest = Manifest::of_artifact(&descriptor, blob)?;
-    put(store, &blob, &bytes)?;
+    let Described { descriptor, bytes, manifest } = Described::new(source, files)?;
+    put(store, &Blob::of(&bytes), &bytes)?;
     let mut referrers = Vec::new();
     for (path, bytes) in &source.signatures {
         let blob = Blob::of(bytes);
@@ -129,7 +125,41 @@ pub fn publish(
     })
 }
 
-fn put(store: &dyn Store, blob: &Blob, bytes: &[u8]) -> Result<(), StoreError> {
+/// The digest that `source` gets in every store, cut as is fit for each file. `advance` is told of
+/// bytes that are read.
+///
+/// # Errors
+/// When a file cannot be read or is not what it should be.
+pub fn digest(source: &Source, advance: &dyn Fn(u64)) -> Result<Sha256Hash, PublishError> {
+    let mut files = BTreeMap::new();
+    for (path, file) in &source.files {
+        let entry = cut(file, None, &mut |piece| {
+            advance(piece.chunk.size());
+            true
+        })?;
+        files.extend(entry.map(|entry| (path.clone(), entry)));
+    }
+    Ok(*Described::new(source, files)?.manifest.sha256())
+}
+
+/// What follows from the files of an artifact.
+struct Described {
+    descriptor: Descriptor,
+    bytes: Vec<u8>,
+    manifest: ManifestBytes,
+}
+
+impl Described {
+    fn new(source: &Source, files: BTreeMap<String, FileEntry>) -> Result<Self, PublishError> {
+        let identity = (source.name.as_str(), source.version.as_str());
+        let descriptor = Descriptor::new(source.kind, identity, source.platform, files)?;
+        let bytes = descriptor.to_bytes()?;
+        let manifest = Manifest::of_artifact(&descriptor, Blob::of(&bytes))?;
+        Ok(Self { descriptor, bytes, manifest })
+    }
+}
+
+pub(super) fn put(store: &dyn Store, blob: &Blob, bytes: &[u8]) -> Result<(), StoreError> {
     if store.has(blob)? { Ok(()) } else { store.put(blob, bytes) }
 }
 
@@ -189,36 +219,15 @@ impl<'a> Upload<'a> {
         sender: &SyncSender<Piece>,
         seen: &mut BTreeSet<Blob>,
     ) -> Result<Option<FileEntry>, PublishError> {
-        let fail = |source| PublishError::Read { path: file.file.clone(), source };
-        let mut hasher = Hasher::default();
-        let (mut chunks, mut size) = (Vec::new(), 0);
-        let opened = File::open(&file.file).map_err(fail)?;
-        let len = opened.metadata().map_err(fail)?.len();
-        for piece in Chunker::new(opened, sizes.unwrap_or_else(|| Sizes::of_file(len))) {
-            let piece = piece.map_err(fail)?;
-            hasher.update(&piece.bytes);
-            size += piece.chunk.size();
-            chunks.push(piece.chunk);
-            match piece.chunk {
-                Chunk::Stored(blob) if seen.insert(blob) => {
-                    if self.stop.load(Ordering::Relaxed) || sender.send(piece).is_err() {
-                        return Ok(None);
-                    }
-                }
-                Chunk::Zeros(run) => {
-                    hash_zeros(&mut hasher, run.zeros);
-                    (self.advance)(run.zeros);
-                }
-                Chunk::Stored(blob) => (self.advance)(blob.size),
+        cut(file, sizes, &mut |piece| match piece.chunk {
+            Chunk::Stored(blob) if seen.insert(blob) => {
+                !self.stop.load(Ordering::Relaxed) && sender.send(piece).is_ok()
             }
-        }
-        let found = hasher.finish();
-        match file.expected {
-            Some(expected) if expected != found => {
-                Err(PublishError::Changed { path: file.file.clone(), found, expected })
+            chunk => {
+                (self.advance)(chunk.size());
+                true
             }
-            _ => Ok(Some(FileEntry::new(found, size, chunks))),
-        }
+        })
     }
 
     /// Sends chunks until there are no more, or one could not be sent.
@@ -248,6 +257,38 @@ impl<'a> Upload<'a> {
         counter.fetch_add(blob.size, Ordering::Relaxed);
         (self.advance)(blob.size);
         Ok(())
+    }
+}
+
+/// Cuts a file and hands over its pieces, until one is not taken: then `None`.
+fn cut(
+    file: &SourceFile,
+    sizes: Option<Sizes>,
+    take: &mut dyn FnMut(Piece) -> bool,
+) -> Result<Option<FileEntry>, PublishError> {
+    let fail = |source| PublishError::Read { path: file.file.clone(), source };
+    let mut hasher = Hasher::default();
+    let (mut chunks, mut size) = (Vec::new(), 0);
+    let opened = File::open(&file.file).map_err(fail)?;
+    let len = opened.metadata().map_err(fail)?.len();
+    for piece in Chunker::new(opened, sizes.unwrap_or_else(|| Sizes::of_file(len))) {
+        let piece = piece.map_err(fail)?;
+        hasher.update(&piece.bytes);
+        if let Chunk::Zeros(run) = piece.chunk {
+            hash_zeros(&mut hasher, run.zeros);
+        }
+        size += piece.chunk.size();
+        chunks.push(piece.chunk);
+        if !take(piece) {
+            return Ok(None);
+        }
+    }
+    let found = hasher.finish();
+    match file.expected {
+        Some(expected) if expected != found => {
+            Err(PublishError::Changed { path: file.file.clone(), found, expected })
+        }
+        _ => Ok(Some(FileEntry::new(found, size, chunks))),
     }
 }
 

@@ -103,7 +103,7 @@ impl Index {
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), EditError> {
-        let Entry { name, version, platform, manifest_sha256: given, channels } = &entry;
+        let Entry { name, version, platform, manifest_sha256: given, channels, .. } = &entry;
         if let Some(revoked) = self.revoked.iter().find(|entry| entry.manifest_sha256 == *given) {
             let reason = revoked.reason.clone();
             return Err(EditError::Revoked {
@@ -129,6 +129,7 @@ impl Index {
             }),
             Some(other) => {
                 other.channels.extend(entry.channels);
+                other.artifact_sha256 = entry.artifact_sha256.or(other.artifact_sha256);
                 Ok(())
             }
             None => {

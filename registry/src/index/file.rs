@@ -210,6 +210,22 @@ impl IndexFile {
         Ok(made.who)
     }
 
+    /// Adds the signatures that `other` has over the same index.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn adopt(&mut self, other: &Self) -> Result<(), IndexError> {
+        if other.bytes == self.bytes {
+            let new = |bundle: &&Vec<u8>| !self.bundles.contains(bundle);
+            let new: Vec<Vec<u8>> = other.bundles.iter().filter(new).cloned().collect();
+            self.bundles.extend(new);
+        }
+        match self.bundles.len() {
+            count if count > MAX_BUNDLES => Err(IndexError::Bundles(count)),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the file: after a crash the old one or the new one is there, whole.
     ///
     /// # Errors

@@ -113,6 +113,9 @@ pub struct Entry {
     pub platform: Platform,
     /// SHA-256 of its manifest.json.
     pub manifest_sha256: Sha256Hash,
+    /// Digest of its OCI manifest, by which every store has it: without it no channel leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_sha256: Option<Sha256Hash>,
     /// The channels that it is the current release of, sorted.
     pub channels: BTreeSet<String>,
 }

@@ -9,9 +9,11 @@ mod edit;
 mod file;
 mod format;
 mod state;
+mod trust;
 
 pub use edit::{Change, EditError};
 pub use file::{IndexError, IndexFile, MAX_INDEX_LEN};
 pub(crate) use format::is_word;
 pub use format::{Entry, FormatError, Index, Revocation, Time};
 pub use state::{Clock, Memory, MemoryError, StateError, advance};
+pub use trust::TrustError;

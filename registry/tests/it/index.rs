@@ -27,6 +27,7 @@ fn entry(version: &str, channels: &[&str]) -> Entry {
         version: version.into(),
         platform: Platform::Snp,
         manifest_sha256: hash(version),
+        artifact_sha256: None,
         channels: channels.iter().map(|&channel| channel.into()).collect(),
     }
 }

@@ -2,6 +2,7 @@
 //! ones.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
 
+mod channel;
 mod cosign;
 mod files;
 mod fixture;

@@ -138,6 +138,7 @@ fn a_site_says_what_the_index_says() {
             version: named.version,
             platform: named.platform,
             manifest_sha256: release.manifest_sha256(),
+            artifact_sha256: None,
             channels: [channel.to_owned()].into(),
         }
     };

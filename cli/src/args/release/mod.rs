@@ -1,5 +1,6 @@
 //! `casemate release`: a file per word after it.
 
+mod channel;
 mod index;
 mod mirror;
 mod page;
@@ -13,6 +14,7 @@ mod verify;
 
 use clap::Subcommand;
 
+pub(crate) use channel::ChannelArgs;
 pub(crate) use index::{MemoryArgs, ReleaseIndexArgs, ReleaseListArgs, ReleaseRevokeArgs};
 pub(crate) use mirror::ReleaseMirrorArgs;
 pub(crate) use page::ReleasePageArgs;
@@ -43,7 +45,7 @@ pub(crate) enum ReleaseVerb {
     List(ReleaseListArgs),
     /// Revoke a release: the index's next version says that nobody may use it
     Revoke(ReleaseRevokeArgs),
-    /// Publish a release directory with its signatures to a store
+    /// Publish a release directory with its signatures, or a signed index, to a store
     Publish(ReleasePublishArgs),
     /// Fetch a release from a store into a directory, every byte verified
     Pull(ReleasePullArgs),

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use casemate_measurements::platform::Platform;
 use clap::Args;
 
-use super::MemoryArgs;
-use crate::args::OutputArgs;
+use super::{FetchArgs, MemoryArgs};
+use crate::args::{OutputArgs, platform};
 
 /// `casemate release verify`
 #[derive(Debug, Args)]
 pub(crate) struct ReleaseVerifyArgs {
-    /// Release directory
+    /// Release directory, or a reference of a release in a store
     pub(crate) release: PathBuf,
     /// Whom to believe, and how many of them must have signed
     #[arg(long, value_name = "FILE")]
@@ -23,6 +24,11 @@ pub(crate) struct ReleaseVerifyArgs {
     pub(crate) index: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) memory: MemoryArgs,
+    /// Platform whose current release of a channel is meant
+    #[arg(long, value_parser = platform, default_value_t = Platform::Snp)]
+    pub(crate) platform: Platform,
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use casemate_builder::progress::{Progress as _, Total};
 use casemate_measurements::causes;
 use casemate_measurements::hash::Sha256Hash;
+use casemate_registry::artifact::publish::digest;
+use casemate_registry::artifact::source::Source;
 use casemate_registry::index::{
-    Change, Clock, Entry, Index, IndexFile, Memory, MemoryError, Revocation, Time, advance,
+    Change, Clock, Entry, Index, IndexFile, Memory, MemoryError, Revocation, Time, TrustError,
+    advance,
 };
 use casemate_registry::release::Release;
 use casemate_validator::verify::now;
@@ -20,6 +24,7 @@ use crate::args::{
 };
 use crate::outcome::{HintExt as _, Outcome};
 use crate::printer::{self, Tone};
+use crate::progress::Bars;
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -53,12 +58,23 @@ pub(crate) fn index(args: &ReleaseIndexArgs) -> anyhow::Result<Outcome> {
             version: named.version.clone(),
             platform: named.platform,
             manifest_sha256: release.manifest_sha256(),
+            artifact_sha256: Some(artifact(dir)?),
             channels: args.channel.iter().cloned().collect(),
         }));
     }
     let minimum = args.minimum.iter().cloned();
     changes.extend(minimum.map(|(name, version)| Change::Minimum { name, version }));
     write(&args.index, &base, changes, args.days, &args.signer, args.output)
+}
+
+/// The digest that stores have the release in `dir` by.
+fn artifact(dir: &Path) -> anyhow::Result<Sha256Hash> {
+    let source = Source::of_release(dir)?;
+    let total = source.files.values().filter_map(|file| file.file.metadata().ok());
+    let phase = Bars::new().phase("digest", Total::Bytes(total.map(|meta| meta.len()).sum()));
+    let digest = digest(&source, &|bytes| phase.advance(bytes))?;
+    phase.finish(&format!("sha256:{digest}"));
+    Ok(digest)
 }
 
 /// Revokes a release.
@@ -140,42 +156,52 @@ pub(super) fn trusted(
     signers: &Path,
     args: &MemoryArgs,
 ) -> anyhow::Result<Option<IndexFile>> {
-    let policy = policy(signers)?;
-    let Some(expected) = policy.index() else {
-        return Err(anyhow::anyhow!("{} names no index", signers.display())).hint(
-            "write `index = \"NAME\"` into it: another index of the same signers is another",
-        );
-    };
     let file = read(path)?;
-    let found = &file.index().name;
-    if found != expected {
-        printer::say(&format!("{} is the index {found:?}, not {expected:?}", path.display()));
-        return Ok(None);
-    }
-    let judgement = file.judge(&policy);
-    let name = format!("index {found} version {}", file.index().version);
-    if !judgement.is_trusted() {
-        let (_, table) = bundles(&judgement);
-        let sentence = printer::toned(Tone::Bad, &sentence(&name, &judgement));
-        printer::say(&format!("{table}\n\n{sentence}"));
-        return Ok(None);
-    }
-    printer::say(&sentence(&name, &judgement));
-    match memory(args)?.take(file.index(), clock()?) {
-        Ok(()) => Ok(Some(file)),
-        Err(MemoryError::State(error)) => {
-            printer::say(&printer::toned(Tone::Bad, &causes::in_one_line(&error)));
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(is_trusted(&file, &path.display().to_string(), signers, args)?.then_some(file))
 }
 
-fn read(path: &Path) -> anyhow::Result<IndexFile> {
+/// Whether enough signed an index and it is no older than what was seen; says why not. `what` is
+/// what it is called.
+pub(super) fn is_trusted(
+    file: &IndexFile,
+    what: &str,
+    signers: &Path,
+    args: &MemoryArgs,
+) -> anyhow::Result<bool> {
+    let Index { name, version, .. } = file.index();
+    let name = format!("index {name} version {version}");
+    let why = match file.trust(&policy(signers)?, &memory(args)?, clock()?) {
+        Ok(judgement) => {
+            printer::say(&sentence(&name, &judgement));
+            return Ok(true);
+        }
+        Err(TrustError::Unnamed) => {
+            return Err(anyhow::anyhow!("{} names no index", signers.display())).hint(
+                "write `index = \"NAME\"` into it: another index of the same signers is another",
+            );
+        }
+        Err(TrustError::Name { found, expected }) => {
+            format!("{what} is the index {found:?}, not {expected:?}")
+        }
+        Err(TrustError::Signatures(judgement)) => {
+            let (_, table) = bundles(&judgement);
+            let sentence = printer::toned(Tone::Bad, &sentence(&name, &judgement));
+            format!("{table}\n\n{sentence}")
+        }
+        Err(TrustError::Memory(MemoryError::State(error))) => {
+            printer::toned(Tone::Bad, &causes::in_one_line(&error))
+        }
+        Err(TrustError::Memory(error)) => return Err(error.into()),
+    };
+    printer::say(&why);
+    Ok(false)
+}
+
+pub(super) fn read(path: &Path) -> anyhow::Result<IndexFile> {
     IndexFile::read(path).with_context(|| format!("cannot use the index {}", path.display()))
 }
 
-fn clock() -> anyhow::Result<Clock> {
+pub(super) fn clock() -> anyhow::Result<Clock> {
     Ok(Clock(Time(now()?.0)))
 }
 

@@ -6,7 +6,9 @@ use casemate_registry::artifact::mirror::mirror as copy;
 use casemate_registry::store as stores;
 use serde::Serialize;
 
+use super::channel::{self, Following};
 use super::store;
+use super::verify::NOT_TRUSTED;
 use crate::args::{Format, ReleaseMirrorArgs};
 use crate::outcome::Outcome;
 use crate::printer;
@@ -26,10 +28,18 @@ struct Report {
 pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     let options = store::fetching(&args.fetch);
     let expected = store::expected(&args.to, false)?;
-    let from = stores::open(&args.from.place, &options.store)?;
+    let from = stores::open(args.from.place(), &options.store)?;
     let to = stores::open(&args.to.place, &options.store)?;
     let cache = store::cache(&args.fetch)?;
-    let found = cache.look_up(from.as_ref(), &args.from, options.allow_rollback)?;
+    let following = Following::from(&args.channel);
+    let rollback = options.allow_rollback;
+    let Some(found) = channel::find(&args.from, from.as_ref(), &cache, rollback, following)? else {
+        return Ok(Outcome::Refused(NOT_TRUSTED));
+    };
+    if !found.is_signed(from.as_ref(), following.signers)? {
+        return Ok(Outcome::Refused(NOT_TRUSTED));
+    }
+    let found = found.resolved;
     let phase = Bars::new().phase("mirror", Total::Bytes(found.descriptor.size()));
     let advance = |bytes| phase.advance(bytes);
     let tag = args.to.selector.tag().map(|tag| (tag, expected));

@@ -1,5 +1,6 @@
 //! `release`: what is signed, by whom, and what it is. A file per word after it.
 
+pub(crate) mod channel;
 mod index;
 mod mirror;
 mod packages;

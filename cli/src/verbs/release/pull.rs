@@ -2,10 +2,13 @@
 
 use casemate_measurements::hash::Sha256Hash;
 use casemate_registry::artifact::pull::pull as fetch;
+use casemate_registry::reference::{Named, Reference};
 use casemate_registry::store as stores;
 use serde::Serialize;
 
+use super::channel::{self, Following};
 use super::store::{self, Fetching};
+use super::verify::NOT_TRUSTED;
 use crate::args::{Format, ReleasePullArgs};
 use crate::outcome::Outcome;
 use crate::printer;
@@ -27,9 +30,18 @@ struct Report {
 /// Fetches a release into a directory.
 pub(crate) fn pull(args: &ReleasePullArgs) -> anyhow::Result<Outcome> {
     let options = store::fetching(&args.fetch);
-    let source = stores::open(&args.from.place, &options.store)?;
+    let source = stores::open(args.from.place(), &options.store)?;
     let cache = store::cache(&args.fetch)?;
-    let found = cache.look_up(source.as_ref(), &args.from, options.allow_rollback)?;
+    let following = Following::from(&args.channel);
+    let rollback = options.allow_rollback;
+    let Some(found) = channel::find(&args.from, source.as_ref(), &cache, rollback, following)?
+    else {
+        return Ok(Outcome::Refused(NOT_TRUSTED));
+    };
+    if !found.is_signed(source.as_ref(), following.signers)? {
+        return Ok(Outcome::Refused(NOT_TRUSTED));
+    }
+    let (pinned, found) = (found.pinned, found.resolved);
     let mut local = cache.chunks();
     // An earlier release in the directory has most of the chunks of the next.
     for path in found.descriptor.files().keys() {
@@ -40,12 +52,14 @@ pub(crate) fn pull(args: &ReleasePullArgs) -> anyhow::Result<Outcome> {
     let advance = |bytes| phase.advance(bytes);
     let pulled = fetch(source.as_ref(), &found, &args.dir, &local, &options.pull, &advance)?;
     phase.finish(&pulled);
-    if let Some(tag) = args.from.selector.tag() {
-        cache.history().record(&args.from.place, tag, &found)?;
+    if let Named::Release(Reference { place, selector }) = &args.from
+        && let Some(tag) = selector.tag()
+    {
+        cache.history().record(place, tag, &found)?;
     }
     let manifest = *found.manifest.sha256();
     let report = Report {
-        reference: args.from.pinned(manifest).to_string(),
+        reference: pinned.to_string(),
         manifest,
         name: found.descriptor.name().to_owned(),
         version: found.descriptor.version().to_owned(),
@@ -58,9 +72,11 @@ pub(crate) fn pull(args: &ReleasePullArgs) -> anyhow::Result<Outcome> {
         Format::Json => printer::json(&report)?,
         Format::Table => printer::line(&report.reference),
     }
-    printer::say(
-        "every byte is what this digest says; who vouches for it is for `casemate release verify` \
-         to say",
-    );
+    if following.signers.is_none() {
+        printer::say(
+            "every byte is what this digest says; who vouches for it is for `casemate release \
+             verify` to say",
+        );
+    }
     Ok(Outcome::Done)
 }

@@ -7,7 +7,9 @@ use casemate_measurements::manifest::{Artifact, Inputs, Manifest, Release as Nam
 use casemate_registry::release::{Depth, Release};
 use serde::Serialize;
 
+use super::channel::Following;
 use super::packages::{self, Changed};
+use super::store::locate;
 use super::verify;
 
 use crate::args::{Format, ReleaseShowArgs};
@@ -16,7 +18,15 @@ use crate::printer;
 
 /// Shows a release.
 pub(crate) fn show(args: &ReleaseShowArgs) -> anyhow::Result<Outcome> {
-    let release = Release::open(&args.release)?;
+    let following = Following {
+        signers: args.signers.as_deref(),
+        platform: args.platform,
+        memory: &args.memory,
+    };
+    let Some(dir) = locate(&args.release, &args.fetch, following)? else {
+        return Ok(Outcome::Refused(verify::NOT_TRUSTED));
+    };
+    let release = Release::open(&dir)?;
     let mut shown = Shown::new(&release);
     if let Some(since) = &args.since {
         let old = Release::open(since)?;

@@ -8,9 +8,10 @@ use casemate_builder::fetch::Cache;
 use casemate_builder::progress::{Phase, Progress as _, Total};
 use casemate_registry::artifact::pull::{PullOptions, Pulled, Resolved};
 use casemate_registry::cache::{FetchOptions, ReleaseCache};
-use casemate_registry::reference::{self, Reference, Selector};
-use casemate_registry::store::{Credentials, Expected, ObjectSettings, Options};
+use casemate_registry::reference::{self, Named, Reference, Selector};
+use casemate_registry::store::{Credentials, Expected, ObjectSettings, Options, open};
 
+use super::channel::{self, Following};
 use crate::args::{FetchArgs, StoreArgs};
 use crate::outcome::HintExt as _;
 use crate::printer;
@@ -63,31 +64,48 @@ pub(crate) fn expected(to: &Reference, new_tag: bool) -> anyhow::Result<Expected
 }
 
 /// The release directory that was named: itself, or what a reference leads to, fetched unless it
-/// is here.
-pub(crate) fn locate(named: &Path, args: &FetchArgs) -> anyhow::Result<PathBuf> {
+/// is here. `None` where a channel leads to nothing that may be used, which was said.
+pub(crate) fn locate(
+    named: &Path,
+    args: &FetchArgs,
+    following: Following<'_>,
+) -> anyhow::Result<Option<PathBuf>> {
     let Some(text) = named.to_str().filter(|text| reference::is_reference(text)) else {
-        return Ok(named.to_owned());
+        return Ok(Some(named.to_owned()));
     };
-    let reference: Reference = text.parse()?;
-    let bars = Bars::new();
-    let phase = Fetching::default();
-    let fetched = cache(args)?
-        .fetch(
-            &reference,
-            &fetching(args),
-            &|found| phase.begin(&bars, found),
-            &|bytes| phase.advance(bytes),
-        )
-        .hint("a release that was pulled once is taken without asking anybody when it is named by its digest: …@sha256:…")?;
+    let named: Named = text.parse()?;
+    let (cache, options) = (cache(args)?, fetching(args));
+    let (bars, phase) = (Bars::new(), Fetching::default());
+    let begin = |found: &Resolved| phase.begin(&bars, found);
+    let advance = |bytes| phase.advance(bytes);
+    let fetched = match &named {
+        Named::Release(reference) => {
+            let fetched = cache.fetch(reference, &options, &begin, &advance).hint(
+                "a release that was pulled once is taken without asking anybody when it is named \
+                 by its digest: …@sha256:…",
+            )?;
+            printer::say(&format!("{reference} is {}", reference.pinned(fetched.manifest)));
+            fetched
+        }
+        Named::Channel(channel) => {
+            let store = open(&channel.place, &options.store)?;
+            let Some(found) =
+                channel::find(&named, store.as_ref(), &cache, options.allow_rollback, following)?
+            else {
+                return Ok(None);
+            };
+            let fetched =
+                cache.keep(store.as_ref(), &found.resolved, &options, &begin, &advance)?;
+            if !found.is_in(&fetched.path)? {
+                return Ok(None);
+            }
+            fetched
+        }
+    };
     if let Some(pulled) = &fetched.pulled {
         phase.finish(pulled);
     }
-    printer::say(&format!("{} is {}", reference, pinned(&reference, &fetched.manifest)));
-    Ok(fetched.path)
-}
-
-fn pinned(reference: &Reference, digest: &casemate_measurements::hash::Sha256Hash) -> String {
-    reference.pinned(*digest).to_string()
+    Ok(Some(fetched.path))
 }
 
 /// A pull that is drawn once its length is known.

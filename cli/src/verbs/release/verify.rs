@@ -9,7 +9,9 @@ use casemate_registry::release::{Depth, Release, Verified};
 use casemate_registry::verify::{Identity, Judged, Judgement, Policy};
 use serde::Serialize;
 
+use super::channel::Following;
 use super::index;
+use super::store::locate;
 use crate::args::{Format, ReleaseVerifyArgs};
 use crate::outcome::Outcome;
 use crate::printer::{self, Tone};
@@ -20,7 +22,12 @@ pub(crate) const NOT_TRUSTED: u8 = 2;
 /// Verifies a release.
 pub(crate) fn verify(args: &ReleaseVerifyArgs) -> anyhow::Result<Outcome> {
     let depth = if args.manifest_only { Depth::Manifest } else { Depth::Files };
-    let (release, verified) = judge(&args.release, &policy(&args.signers)?, depth)?;
+    let following =
+        Following { signers: Some(&args.signers), platform: args.platform, memory: &args.memory };
+    let Some(dir) = locate(&args.release, &args.fetch, following)? else {
+        return Ok(Outcome::Refused(NOT_TRUSTED));
+    };
+    let (release, verified) = judge(&dir, &policy(&args.signers)?, depth)?;
     let shown = Shown::new(&release, &verified);
     match args.output.format {
         Format::Json => printer::json(&shown)?,
