@@ -53,7 +53,8 @@ impl Scene {
     /// What it prints, on standard output and beside it; it must end with `code`.
     fn both(&self, code: i32, args: &[&str]) -> (String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
-        command.args(args).current_dir(self.dir.path()).env("XDG_STATE_HOME", self.path("state"));
+        command.args(args).current_dir(self.dir.path());
+        command.env("XDG_STATE_HOME", self.path("state")).env("CASEMATE_CACHE", self.path("cache"));
         let Output { status, stdout, stderr } = command.output().unwrap();
         let (stdout, stderr) =
             (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
@@ -208,6 +209,128 @@ fn an_index_goes_forward_and_revokes() {
     assert!(scene.both(2, &list).1.contains("is the index \"casemate\", not \"other\""));
     fs::write(scene.path("signers.toml"), text.replace("index =", "#")).unwrap();
     assert!(scene.run(1, &list).contains("names no index"));
+}
+
+/// A store with a signed release that is current in `stable`; the channel's reference.
+fn shop(scene: &Scene) -> (String, String) {
+    scene.signers(1, &["a"]);
+    scene.run(0, &["release", "sign", "release", "--key", "a"]);
+    let store = format!("file://{}", scene.path("store").display());
+    scene.run(0, &["release", "publish", "release", &store]);
+    let index = ["release", "index", "index.json", "--new", "casemate", "--key", "a"];
+    scene.run(0, &[&index[..], &["--add", "release", "--channel", "stable"]].concat());
+    let put = scene.run(0, &["release", "publish", "index.json", &store]);
+    assert!(put.contains("/store#index@sha256:"), "{put}");
+    let channel = format!("{store}?channel=stable");
+    (store, channel)
+}
+
+#[test]
+fn a_channel_is_taken_wherever_a_release_is() {
+    let scene = Scene::new();
+    let (store, channel) = shop(&scene);
+    let signers = ["--signers", "signers.toml"];
+    let pull = ["release", "pull", &channel, "out"];
+    let said = scene.run(1, &pull);
+    assert!(
+        said.contains("nobody is named whom to believe") && said.contains("--signers"),
+        "{said}"
+    );
+    let pull = [&pull[..], &signers].concat();
+    let pulled = scene.json(0, &pull);
+    let digest = pulled["manifest"].as_str().unwrap();
+    assert_eq!(pulled["reference"], format!("{store}#@sha256:{digest}"));
+    let listed = scene.json(0, &[&["release", "list", "index.json"][..], &signers].concat());
+    assert_eq!(listed["index"]["releases"][0]["artifact_sha256"], digest);
+    for file in ["manifest.json", "root.img"] {
+        let [ours, theirs] = ["release", "out"].map(|dir| fs::read(scene.path(dir).join(file)));
+        assert_eq!(ours.unwrap(), theirs.unwrap());
+    }
+
+    let shown = scene.json(0, &[&["release", "show", &channel][..], &signers].concat());
+    assert_eq!(shown["release"]["version"], "1.0.0");
+    let verify = [&["release", "verify", &channel][..], &signers].concat();
+    assert!(scene.run(0, &verify).contains("signed by a"));
+    let mirrored = format!("file://{}#stable", scene.path("mirror").display());
+    let mirror = [&["release", "mirror", &channel, &mirrored][..], &signers].concat();
+    assert_eq!(scene.json(0, &mirror)["manifest"], digest);
+    // Nobody listens there: what is asked for is found first.
+    let address = "127.0.0.1:1";
+    for verb in ["verify", "ssh"] {
+        let args = [&[verb, address, "--release", &channel][..], &signers].concat();
+        let (_, said) = scene.both(1, &args);
+        assert!(said.contains("?channel=stable is test 1.0.0, "), "{said}");
+        assert!(said.contains("is signed by a") && said.contains("nothing was judged"), "{said}");
+        // The platform of the verification decides.
+        let simulated = [&args[..], &["--trust-simulated", "none.pem"]].concat();
+        assert!(scene.both(1, &simulated).1.contains("no release for simulated"));
+    }
+    let simulated = [&pull[..], &["--platform", "simulated"]].concat();
+    assert!(scene.run(1, &simulated).contains("stable for snp"));
+    let run = ["run", &channel, "--ssh-key", "a.pub", "--plan", "--platform", "simulated"];
+    assert!(scene.both(1, &[&run[..], &signers].concat()).1.contains("no release for simulated"));
+    for (wrong, why) in [
+        (format!("{store}#1?channel=stable"), "neither a tag nor a digest"),
+        (format!("{store}?chanel=stable"), "?channel=NAME"),
+        (format!("{channel}&index=other"), "no index under the tag other"),
+        (format!("{channel}&image=other"), "name one of them, as in &image=test"),
+    ] {
+        let args = [&["release", "verify", &wrong][..], &signers].concat();
+        assert!(scene.run(1, &args).contains(why), "{wrong}");
+    }
+    assert!(scene.run(1, &["release", "publish", "release", &channel]).contains("is followed"));
+}
+
+#[test]
+fn a_channel_goes_forward_and_to_what_enough_signed() {
+    let scene = Scene::new();
+    let (store, channel) = shop(&scene);
+    let signers = ["--signers", "signers.toml"];
+    let pull = [&["release", "pull", &channel, "out"][..], &signers].concat();
+    scene.run(0, &pull);
+    fs::copy(scene.path("index.json"), scene.path("old.json")).unwrap();
+    fs::copy(scene.path("store/index.json"), scene.path("layout.json")).unwrap();
+    let next = ["release", "index", "index.json", "--key", "a", "--signers", "signers.toml"];
+
+    scene.release("next", "1.1.0");
+    scene.run(0, &["release", "publish", "next", &store]);
+    scene.run(0, &[&next[..], &["--add", "next", "--channel", "stable"]].concat());
+    scene.run(0, &["release", "publish", "index.json", &store]);
+    let said = scene.run(1, &["release", "publish", "old.json", &store]);
+    assert!(said.contains("readers refuse") && said.contains("has version 1"), "{said}");
+    // The index names it, but nobody signed the release itself.
+    let (_, said) = scene.both(2, &pull);
+    assert!(said.contains("is test 1.1.0") && said.contains("NOT trusted"), "{said}");
+    let kept = fs::read(scene.path("out/manifest.json")).unwrap();
+    assert_eq!(kept, fs::read(scene.path("release/manifest.json")).unwrap());
+    let run = ["run", &channel, "--ssh-key", "a.pub", "--plan"];
+    assert!(scene.both(2, &[&run[..], &signers].concat()).1.contains("NOT trusted"));
+    scene.run(0, &["release", "sign", "next", "--key", "a"]);
+    scene.run(0, &["release", "publish", "next", &store]);
+    scene.run(0, &pull);
+    let kept = fs::read(scene.path("out/manifest.json")).unwrap();
+    assert_eq!(kept, fs::read(scene.path("next/manifest.json")).unwrap());
+    // Signatures that were attached since are taken from the store.
+    assert!(
+        scene.run(0, &[&["release", "verify", &channel][..], &signers].concat()).contains("by a")
+    );
+
+    // The owner of the store turns it back: whoever saw the newer index notices.
+    let layout = fs::read(scene.path("store/index.json")).unwrap();
+    fs::copy(scene.path("layout.json"), scene.path("store/index.json")).unwrap();
+    let (_, said) = scene.both(2, &pull);
+    assert!(said.contains("has version 1") && said.contains("version 2 was seen"), "{said}");
+    fs::write(scene.path("store/index.json"), layout).unwrap();
+
+    let revoke = ["release", "revoke", "index.json", "--release", "next", "--reason", "leaks"];
+    scene.run(0, &[&revoke[..], &["--key", "a"], &signers].concat());
+    scene.run(0, &["release", "publish", "index.json", &store]);
+    assert!(scene.run(1, &pull).contains("current ones are in none"));
+    // An older release is current again, but too old.
+    scene.run(0, &[&next[..], &["--add", "release", "--channel", "stable"]].concat());
+    scene.run(0, &[&next[..], &["--minimum", "test=1.1.0"]].concat());
+    scene.run(0, &["release", "publish", "index.json", &store]);
+    assert!(scene.both(2, &pull).1.contains("below the minimum version 1.1.0"));
 }
 
 #[test]
