@@ -303,6 +303,9 @@ fn a_channel_goes_forward_and_to_what_enough_signed() {
     assert!(said.contains("is test 1.1.0") && said.contains("NOT trusted"), "{said}");
     let kept = fs::read(scene.path("out/manifest.json")).unwrap();
     assert_eq!(kept, fs::read(scene.path("release/manifest.json")).unwrap());
+    let latest = format!("{store}#latest");
+    let other = [&["release", "pull", &latest, "other"][..], &signers].concat();
+    assert!(scene.both(2, &other).1.contains("NOT trusted") && !scene.path("other").exists());
     let run = ["run", &channel, "--ssh-key", "a.pub", "--plan"];
     assert!(scene.both(2, &[&run[..], &signers].concat()).1.contains("NOT trusted"));
     scene.run(0, &["release", "sign", "next", "--key", "a"]);

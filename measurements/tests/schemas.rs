@@ -1,61 +1,24 @@
 //! What the types read and write fits the schemas that are generated from them, by the word of
 //! another program: the Python package `jsonschema`.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 #[expect(dead_code, reason = "its attacks on chains are mounted where chains are judged")]
 mod amd;
+mod jsonschema;
 mod ovmf;
 mod release;
 #[expect(dead_code, reason = "what it refuses is told by other tests")]
 mod scene;
-
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use casemate_measurements::appraisal::KnownRelease;
 use casemate_measurements::appraisal::policy_file::PolicyFile;
 use casemate_measurements::schema::Format;
 use serde_json::{Value, json};
 
-/// Debian's Python, which has Debian's packages.
-const PYTHON: &str = "/usr/bin/python3";
-
-/// Reads pairs of a schema and an instance, and says of each whether it fits.
-const VALIDATE: &str = "
-import json, sys
-from jsonschema import Draft202012Validator as Validator
-said = []
-for schema, instance in json.load(sys.stdin):
-    Validator.check_schema(schema)
-    said.append(Validator(schema).is_valid(instance))
-print(json.dumps(said))
-";
-
-fn has_validator() -> bool {
-    let import = Command::new(PYTHON).args(["-c", "import jsonschema"]).output();
-    let has = import.is_ok_and(|output| output.status.success());
-    let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
-    assert!(has || !required.split(',').any(|word| word == "jsonschema"), "no python3-jsonschema");
-    if !has {
-        println!("skipped: {PYTHON} has no package jsonschema (Debian: python3-jsonschema)");
-    }
-    has
-}
-
 /// Which of the instances fit.
 fn fit(pairs: &[(Format, Value)]) -> Vec<bool> {
-    let pairs: Vec<_> = pairs.iter().map(|(of, value)| (of.schema(), value)).collect();
-    let mut python = Command::new(PYTHON)
-        .args(["-c", VALIDATE])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    python.stdin.take().unwrap().write_all(&serde_json::to_vec(&pairs).unwrap()).unwrap();
-    let output = python.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
+    jsonschema::fit(pairs.iter().map(|(of, value)| (of.schema().to_value(), value)))
 }
 
 fn policy(text: &str) -> Value {
@@ -76,7 +39,7 @@ fn every_default() -> String {
 
 #[test]
 fn real_instances_fit_and_malformed_ones_do_not() {
-    if !has_validator() {
+    if !jsonschema::has_validator() {
         return;
     }
     let scene = scene::scene();

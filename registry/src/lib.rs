@@ -18,6 +18,8 @@ pub mod keys;
 pub mod page;
 pub mod reference;
 pub mod release;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod sign;
 pub mod signatures;
 pub mod store;

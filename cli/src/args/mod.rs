@@ -30,7 +30,7 @@ pub(crate) use measure::{
     DigestArgs, ExplainArgs, Input, LaunchArgs, LawArgs, MatrixArgs, MeasureFormat, MeasureVerb,
     VerifyManifestArgs,
 };
-pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs};
+pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs, SchemaOf};
 pub(crate) use release::{
     ChannelArgs, FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs,
     ReleaseListArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs, ReleasePullArgs,

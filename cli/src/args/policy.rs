@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use casemate_measurements::schema::Format;
+use casemate_measurements::schema::Format as Judged;
+use casemate_registry::schema::Format as Released;
 use clap::{Args, Subcommand};
 
 use super::OutputArgs;
@@ -36,16 +37,40 @@ pub(crate) struct CheckArgs {
 /// `casemate schema`
 #[derive(Debug, Args)]
 pub(crate) struct SchemaArgs {
-    /// Of what: policy, verdict, manifest, evidence or launch-config
+    /// Of what: policy, verdict, manifest, evidence, launch-config, signers, index or
+    /// index-predicate
     #[arg(value_parser = format, value_name = "FORMAT")]
-    pub(crate) of: Format,
+    pub(crate) of: SchemaOf,
 }
 
-fn format(name: &str) -> Result<Format, String> {
-    Format::ALL
-        .into_iter()
-        .find(|format| format.name() == name)
-        .ok_or_else(|| format!("expected one of {}", Format::ALL.map(Format::name).join(", ")))
+/// A format that has a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SchemaOf {
+    /// Of what a VM is judged by.
+    Judged(Judged),
+    /// Of what says which releases to believe.
+    Released(Released),
+}
+
+impl SchemaOf {
+    fn all() -> impl Iterator<Item = Self> {
+        let released = Released::ALL.into_iter().map(Self::Released);
+        Judged::ALL.into_iter().map(Self::Judged).chain(released)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Judged(format) => format.name(),
+            Self::Released(format) => format.name(),
+        }
+    }
+}
+
+fn format(name: &str) -> Result<SchemaOf, String> {
+    SchemaOf::all().find(|format| format.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = SchemaOf::all().map(SchemaOf::name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -54,8 +79,10 @@ mod tests {
 
     #[test]
     fn formats_have_names() {
-        for of in Format::ALL {
+        let mut names = std::collections::BTreeSet::new();
+        for of in SchemaOf::all() {
             assert_eq!(format(of.name()), Ok(of));
+            assert!(names.insert(of.name()), "{}", of.name());
         }
         assert!(format("Policy").unwrap_err().contains("launch-config"));
     }

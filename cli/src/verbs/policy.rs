@@ -5,7 +5,7 @@ use casemate_measurements::appraisal::policy_file::PolicyFile;
 use casemate_validator::{policy, release, trust};
 use serde::Serialize;
 
-use crate::args::{CheckArgs, Format, InitArgs, SchemaArgs};
+use crate::args::{CheckArgs, Format, InitArgs, SchemaArgs, SchemaOf};
 use crate::outcome::Outcome;
 use crate::printer;
 
@@ -42,6 +42,9 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
 
 /// Prints a JSON schema.
 pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<Outcome> {
-    printer::json(&args.of.schema())?;
+    printer::json(&match args.of {
+        SchemaOf::Judged(format) => format.schema(),
+        SchemaOf::Released(format) => format.schema(),
+    })?;
     Ok(Outcome::Done)
 }

@@ -85,9 +85,13 @@ pub enum IndexError {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct RawFile {
+pub(crate) struct RawFile {
+    /// Version of this format: 1.
     schema: u32,
+    /// Sigstore bundles, each over the same statement, whose predicate is the index.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
     bundles: Vec<Value>,
 }
 

@@ -87,6 +87,18 @@ impl FromStr for Time {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Time {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$";
+        schemars::json_schema!({ "type": "string", "pattern": pattern })
+    }
+}
+
 impl TryFrom<String> for Time {
     type Error = FormatError;
 
@@ -103,6 +115,7 @@ impl From<Time> for String {
 
 /// A release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Name of the image.
@@ -129,6 +142,7 @@ impl Entry {
 
 /// A release that nobody may use any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Revocation {
     /// SHA-256 of its manifest.json.
@@ -141,6 +155,7 @@ pub struct Revocation {
 
 /// The index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Index {
     /// Version of this format: [`Index::SCHEMA`].

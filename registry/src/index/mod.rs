@@ -12,6 +12,8 @@ mod state;
 mod trust;
 
 pub use edit::{Change, EditError};
+#[cfg(feature = "schema")]
+pub(crate) use file::RawFile;
 pub use file::{IndexError, IndexFile, MAX_INDEX_LEN};
 pub(crate) use format::is_word;
 pub use format::{Entry, FormatError, Index, Revocation, Time};

@@ -11,4 +11,6 @@ mod policy;
 
 pub use glob::{Pattern, PatternError};
 pub use judge::{Expected, Identity, Judged, Judgement, Predicate, Proof, Refusal, judge};
+#[cfg(feature = "schema")]
+pub(crate) use policy::RawPolicy;
 pub use policy::{Log, Policy, PolicyError, Provenance, TrustedSigner};

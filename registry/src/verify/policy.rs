@@ -104,32 +104,51 @@ pub enum PolicyError {
     },
 }
 
+/// Whom a verifier believes.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct RawPolicy {
+pub(crate) struct RawPolicy {
+    /// Version of this format: 1.
     schema: u32,
+    /// How many of the signers must have signed the same.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     threshold: usize,
+    /// Path of a `trusted_root.json`, or `public` for the one compiled in.
     trusted_root: Option<String>,
+    /// The name of the index that these sign.
     index: Option<String>,
+    /// Whether a signer counts who did not sign provenance.
     #[serde(default)]
     provenance: Provenance,
+    /// Who they are.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     signer: Vec<RawSigner>,
 }
 
+/// A signer: by `key`, or by `issuer` and `subject`.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawSigner {
+    /// What he is called.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
     name: String,
+    /// Path of a public key in PEM, or the PEM itself.
     key: Option<String>,
+    /// Who says who he is, in full.
     issuer: Option<String>,
+    /// Pattern over his identity: `*` is anything but `/`, `**` anything.
     subject: Option<String>,
+    /// Whether what his key signed must be in a log.
     #[serde(default)]
     log: Log,
 }
 
 /// Whether a signer counts who did not sign provenance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Provenance {
     /// Provenance that is there is verified and told; a signer counts without it.
@@ -141,6 +160,7 @@ pub enum Provenance {
 
 /// Whether what a key signed must be in a transparency log. Without a key it always must.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Log {
     /// An entry that is there must be a true one.

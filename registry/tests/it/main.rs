@@ -9,6 +9,9 @@ mod fixture;
 mod hostile;
 mod index;
 mod interrupted;
+#[cfg(feature = "schema")]
+#[path = "../../../measurements/tests/jsonschema/mod.rs"]
+mod jsonschema;
 mod keyless;
 #[path = "../../../measurements/tests/ovmf/mod.rs"]
 mod ovmf;
@@ -16,6 +19,8 @@ mod page;
 mod peers;
 #[path = "../../../measurements/tests/release/mod.rs"]
 mod release;
+#[cfg(feature = "schema")]
+mod schemas;
 mod signing;
 mod stores;
 mod token;
