@@ -13,7 +13,7 @@ use casemate_measurements::manifest;
 use casemate_measurements::platform::Platform;
 use tempfile::TempDir;
 
-use crate::artifact::descriptor::Kind;
+use crate::artifact::descriptor::{FileEntry, Kind};
 use crate::artifact::files;
 use crate::artifact::pull::{PullError, Resolved, resolve, signatures};
 use crate::index::{Entry, Index};
@@ -74,25 +74,11 @@ pub enum ChannelError {
         release: String,
     },
     /// What the store has is another release.
-    #[error(
-        "{what} of sha256:{digest} is {found}, expected {expected} by the index for {release}: \
-         nothing of it is used"
-    )]
-    Other {
-        /// The artifact.
-        digest: Sha256Hash,
-        /// Name and version by the index.
-        release: String,
-        /// What differs.
-        what: &'static str,
-        /// What it is.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
+    #[error(transparent)]
+    Other(Box<Mismatch>),
     /// It cannot be had.
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Pull(Box<PullError>),
     /// Its manifest is refused.
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -106,11 +92,36 @@ pub enum ChannelError {
     },
 }
 
+/// How a release differs from what the index says of it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{what} of sha256:{digest} is {found}, expected {expected} by the index for {release}: nothing \
+     of it is used"
+)]
+pub struct Mismatch {
+    /// The artifact.
+    pub digest: Sha256Hash,
+    /// Name and version by the index.
+    pub release: String,
+    /// What differs.
+    pub what: &'static str,
+    /// What it is.
+    pub found: String,
+    /// What it should be.
+    pub expected: String,
+}
+
+impl From<PullError> for ChannelError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
+}
+
 impl ChannelError {
     /// Whether what was found is to be believed by nobody, rather than missing.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Other { .. })
+        matches!(self, Self::Refused { .. } | Self::Other(_))
     }
 }
 
@@ -137,7 +148,7 @@ pub fn follow(
     let digest = entry.artifact_sha256.ok_or(ChannelError::NoDigest { release: named(entry) })?;
     let found = resolve(store, &Selector::Digest(digest), Kind::Release)?;
     let described = &found.descriptor;
-    let manifest = described.files().get(manifest::FILE_NAME).map(|file| file.sha256());
+    let manifest = described.files().get(manifest::FILE_NAME).map(FileEntry::sha256);
     entry.hold(
         digest,
         &Said {
@@ -230,7 +241,8 @@ impl Entry {
             None => Ok(()),
             Some((what, found, expected)) => {
                 let release = named(self);
-                Err(ChannelError::Other { digest, release, what, found, expected })
+                let mismatch = Mismatch { digest, release, what, found, expected };
+                Err(ChannelError::Other(Box::new(mismatch)))
             }
         }
     }

@@ -50,7 +50,7 @@ pub enum IndexArtifactError {
         /// The tag.
         tag: Tag,
         /// Why they would.
-        source: StateError,
+        source: Box<StateError>,
     },
     /// It cannot be written.
     #[error(transparent)]
@@ -82,7 +82,7 @@ pub fn publish(
     }
     let seen = there.as_ref().map(|(_, file)| file.index());
     advance(seen, file.index(), clock).map_err(|source| {
-        let (store, tag) = (store.name(), tag.clone());
+        let (store, tag, source) = (store.name(), tag.clone(), Box::new(source));
         IndexArtifactError::Behind { store, tag, source }
     })?;
     let mut file = file.clone();
