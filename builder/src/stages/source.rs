@@ -97,14 +97,16 @@ fn extract(reader: impl Read, dir: &Path, strip: bool) -> std::io::Result<()> {
         if inner.as_os_str().is_empty() {
             continue;
         }
-        let to = dir.join(&inner);
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent)?;
-            // A link of the archive could lead out of the folder.
-            if !parent.canonicalize()?.starts_with(dir.canonicalize()?) {
+        // A link of the archive could lead out of the folder; no archive needs to write through one.
+        let mut folder = dir.to_owned();
+        for part in inner.parent().into_iter().flat_map(Path::components) {
+            folder.push(part);
+            if folder.is_symlink() {
                 return Err(std::io::Error::other(format!("{} leads out", path.display())));
             }
         }
+        std::fs::create_dir_all(&folder)?;
+        let to = dir.join(&inner);
         match entry.header().entry_type() {
             kind if kind.is_dir() => std::fs::create_dir_all(&to)?,
             kind if kind.is_file() => {
@@ -189,12 +191,13 @@ mod tests {
             [("/top/evil", "x"), ("top/fine", "x")],
             [("top/link", "-> ../.."), ("top/link/evil", "x")],
             [("top/link", "-> /tmp"), ("top/link/evil", "x")],
+            [("top/link", "-> .."), ("top/link/new/evil", "x")],
         ] {
             let _ = std::fs::remove_dir_all(&dir);
             std::fs::create_dir(&dir).unwrap();
             let bytes = archive(&entries);
             assert!(extract(bytes.as_slice(), &dir, true).is_err(), "{entries:?}");
-            assert!(!outer.path().join("evil").exists());
+            assert!(!outer.path().join("evil").exists() && !outer.path().join("new").exists());
         }
     }
 }
