@@ -12,13 +12,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use casemate_measurements::hash::Sha256Hash;
 use url::Url;
 
 use crate::archive::{Mirrors, below};
 use crate::lock::{LockError, LockedFile, LockedPackage, LockedSource};
 use crate::process::ProcessError;
 use crate::progress::{Progress, Total};
-use crate::recipe::StageFile;
+use crate::recipe::{ArchiveName, StageFile};
 
 pub use cache::{Cache, CacheError};
 pub use crates::{CrateSources, LockedCrate, crates_of, fetch_crates};
@@ -134,11 +135,7 @@ pub fn fetch<'a>(
     let wanted: Vec<(Wanted, &LockedPackage)> = packages
         .into_iter()
         .map(|package| {
-            let archive = mirrors.for_archive(&package.archive).into_iter();
-            let sources = archive
-                .map(|base| below(&base, package.path.as_str()))
-                .chain(stored(mirrors, package.sha256))
-                .collect();
+            let sources = places(mirrors, &package.archive, package.path.as_str(), package.sha256);
             let (label, sha256, size) = (package.to_string(), package.sha256, Some(package.size));
             (Wanted { label, sha256, size, sources }, package)
         })
@@ -173,9 +170,7 @@ pub fn fetch_sources<'a>(
     let mut wanted = Vec::new();
     for source in sources {
         for LockedFile { path, size, sha256 } in &source.files {
-            let archive = mirrors.for_archive(&source.archive).into_iter();
-            let sources = archive.map(|base| below(&base, path.as_str()));
-            let sources = sources.chain(stored(mirrors, *sha256)).collect();
+            let sources = places(mirrors, &source.archive, path.as_str(), *sha256);
             let label = path.as_str().rsplit('/').next().unwrap_or_default().to_owned();
             wanted.push(Wanted { label, sha256: *sha256, size: Some(*size), sources });
         }
@@ -193,7 +188,13 @@ pub fn fetch_sources<'a>(
     }
 }
 
-fn stored(mirrors: &Mirrors, sha256: casemate_measurements::hash::Sha256Hash) -> Vec<Url> {
+/// Where a file of an archive may be: on the archive's mirrors, then in the stores by hash.
+fn places(mirrors: &Mirrors, archive: &ArchiveName, path: &str, sha256: Sha256Hash) -> Vec<Url> {
+    let bases = mirrors.for_archive(archive).into_iter();
+    bases.map(|base| below(&base, path)).chain(stored(mirrors, sha256)).collect()
+}
+
+fn stored(mirrors: &Mirrors, sha256: Sha256Hash) -> Vec<Url> {
     mirrors.stores().iter().map(|base| below(base, &sha256.to_string())).collect()
 }
 
