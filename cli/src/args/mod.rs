@@ -32,10 +32,10 @@ pub(crate) use measure::{
 };
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs, SchemaOf};
 pub(crate) use release::{
-    ChannelArgs, FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs, ReleaseKeygenArgs,
-    ReleaseListArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs, ReleasePullArgs,
-    ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb, ReleaseVerifyArgs,
-    SignerArgs, StoreArgs,
+    ChannelArgs, CurrentArgs, FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs,
+    ReleaseKeygenArgs, ReleaseListArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs,
+    ReleasePullArgs, ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb,
+    ReleaseVerifyArgs, SignerArgs, StoreArgs,
 };
 pub(crate) use run::{Accel, Mebibytes, RestartWhen, RunArgs, StopArgs};
 pub(crate) use serve::{

@@ -14,6 +14,13 @@ pub(crate) struct ChannelArgs {
     /// Take only what enough of these signers signed; a channel is followed only with it
     #[arg(long, value_name = "FILE")]
     pub(crate) signers: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) current: CurrentArgs,
+}
+
+/// Which release of a channel is meant.
+#[derive(Debug, Args)]
+pub(crate) struct CurrentArgs {
     /// Platform whose current release of a channel is meant
     #[arg(long, value_parser = platform, default_value_t = Platform::Snp)]
     pub(crate) platform: Platform,

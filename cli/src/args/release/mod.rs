@@ -14,7 +14,7 @@ mod verify;
 
 use clap::Subcommand;
 
-pub(crate) use channel::ChannelArgs;
+pub(crate) use channel::{ChannelArgs, CurrentArgs};
 pub(crate) use index::{MemoryArgs, ReleaseIndexArgs, ReleaseListArgs, ReleaseRevokeArgs};
 pub(crate) use mirror::ReleaseMirrorArgs;
 pub(crate) use page::ReleasePageArgs;

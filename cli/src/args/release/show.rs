@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use casemate_measurements::platform::Platform;
 use clap::Args;
 
-use super::{FetchArgs, MemoryArgs};
-use crate::args::{OutputArgs, platform};
+use super::{CurrentArgs, FetchArgs};
+use crate::args::OutputArgs;
 
 /// `casemate release show`
 #[derive(Debug, Args)]
@@ -19,11 +18,8 @@ pub(crate) struct ReleaseShowArgs {
     /// Say also which of these signers signed it
     #[arg(long, value_name = "FILE")]
     pub(crate) signers: Option<PathBuf>,
-    /// Platform whose current release of a channel is meant
-    #[arg(long, value_parser = platform, default_value_t = Platform::Snp)]
-    pub(crate) platform: Platform,
     #[command(flatten)]
-    pub(crate) memory: MemoryArgs,
+    pub(crate) current: CurrentArgs,
     #[command(flatten)]
     pub(crate) fetch: FetchArgs,
     #[command(flatten)]

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use casemate_measurements::platform::Platform;
 use clap::Args;
 
-use super::{FetchArgs, MemoryArgs};
-use crate::args::{OutputArgs, platform};
+use super::{CurrentArgs, FetchArgs};
+use crate::args::OutputArgs;
 
 /// `casemate release verify`
 #[derive(Debug, Args)]
@@ -23,10 +22,7 @@ pub(crate) struct ReleaseVerifyArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) index: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) memory: MemoryArgs,
-    /// Platform whose current release of a channel is meant
-    #[arg(long, value_parser = platform, default_value_t = Platform::Snp)]
-    pub(crate) platform: Platform,
+    pub(crate) current: CurrentArgs,
     #[command(flatten)]
     pub(crate) fetch: FetchArgs,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use casemate_registry::store::Store;
 
 use super::index;
 use super::verify::{is_signed, policy};
-use crate::args::{ChannelArgs, MemoryArgs};
+use crate::args::{ChannelArgs, CurrentArgs, MemoryArgs};
 use crate::outcome::HintExt as _;
 use crate::printer::{self, Tone};
 
@@ -33,8 +33,15 @@ pub(crate) struct Following<'a> {
 
 impl<'a> From<&'a ChannelArgs> for Following<'a> {
     fn from(args: &'a ChannelArgs) -> Self {
-        let ChannelArgs { signers, platform, memory } = args;
-        Self { signers: signers.as_deref(), platform: *platform, memory }
+        Self::current(args.signers.as_deref(), &args.current)
+    }
+}
+
+impl<'a> Following<'a> {
+    /// Follows what the command line means, believing `signers`.
+    pub(super) fn current(signers: Option<&'a Path>, args: &'a CurrentArgs) -> Self {
+        let CurrentArgs { platform, memory } = args;
+        Self { signers, platform: *platform, memory }
     }
 }
 

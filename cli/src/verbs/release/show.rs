@@ -18,11 +18,7 @@ use crate::printer;
 
 /// Shows a release.
 pub(crate) fn show(args: &ReleaseShowArgs) -> anyhow::Result<Outcome> {
-    let following = Following {
-        signers: args.signers.as_deref(),
-        platform: args.platform,
-        memory: &args.memory,
-    };
+    let following = Following::current(args.signers.as_deref(), &args.current);
     let Some(dir) = locate(&args.release, &args.fetch, following)? else {
         return Ok(Outcome::Refused(verify::NOT_TRUSTED));
     };

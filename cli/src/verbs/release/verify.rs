@@ -22,8 +22,7 @@ pub(crate) const NOT_TRUSTED: u8 = 2;
 /// Verifies a release.
 pub(crate) fn verify(args: &ReleaseVerifyArgs) -> anyhow::Result<Outcome> {
     let depth = if args.manifest_only { Depth::Manifest } else { Depth::Files };
-    let following =
-        Following { signers: Some(&args.signers), platform: args.platform, memory: &args.memory };
+    let following = Following::current(Some(&args.signers), &args.current);
     let Some(dir) = locate(&args.release, &args.fetch, following)? else {
         return Ok(Outcome::Refused(NOT_TRUSTED));
     };
@@ -37,7 +36,7 @@ pub(crate) fn verify(args: &ReleaseVerifyArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Refused(NOT_TRUSTED));
     }
     if let Some(index) = &args.index
-        && let Some(why) = index::objection(index, &args.signers, &args.memory, &release)?
+        && let Some(why) = index::objection(index, &args.signers, &args.current.memory, &release)?
     {
         let refused = format!("{} is refused by the index: {why}", shown.release);
         printer::say(&printer::toned(Tone::Bad, &refused));
