@@ -215,10 +215,10 @@ impl Access<'_> {
             let (archive, suite) = (asked.archive.clone(), asked.suite.clone());
             return Err(ArchiveError::NoIndex { archive, suite, path: path.to_owned() });
         };
-        let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
-        let by_hash = format!("{dir}/by-hash/SHA256/{sha256}");
-        let by_hash = asked.path(by_hash.trim_start_matches('/'));
-        let by_name = asked.path(format!("{dir}/{name}{suffix}").trim_start_matches('/'));
+        // Beside the index: its path up to its name, with the last slash.
+        let dir = path.rfind('/').map_or("", |slash| &path[..=slash]);
+        let by_hash = asked.path(&format!("{dir}by-hash/SHA256/{sha256}"));
+        let by_name = asked.path(&format!("{path}{suffix}"));
         let sources = bases
             .iter()
             .flat_map(|base| [below(base, &by_hash), below(base, &by_name)])

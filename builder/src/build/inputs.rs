@@ -53,8 +53,7 @@ fn inputs_of(sources: &Sources, dir: &Path) -> Inputs {
     }
     for source in sources.lock.sources() {
         for file in &source.files {
-            let name = file.path.as_str().rsplit('/').next().unwrap_or_default();
-            files.insert(format!("sources/{}/{name}", source.stage), file.sha256);
+            files.insert(format!("sources/{}/{}", source.stage, file.name()), file.sha256);
         }
     }
     for stage in &sources.recipe.stages {

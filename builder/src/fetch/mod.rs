@@ -169,9 +169,10 @@ pub fn fetch_sources<'a>(
 ) -> Result<FetchSummary, FetchError> {
     let mut wanted = Vec::new();
     for source in sources {
-        for LockedFile { path, size, sha256 } in &source.files {
+        for file in &source.files {
+            let LockedFile { path, size, sha256 } = file;
             let sources = places(mirrors, &source.archive, path.as_str(), *sha256);
-            let label = path.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+            let label = file.name().to_owned();
             wanted.push(Wanted { label, sha256: *sha256, size: Some(*size), sources });
         }
     }

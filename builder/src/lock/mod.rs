@@ -285,6 +285,14 @@ pub struct LockedFile {
     pub sha256: Sha256Hash,
 }
 
+impl LockedFile {
+    /// Its name, without its folder.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.as_str().rsplit('/').next().unwrap_or_default()
+    }
+}
+
 /// A validated lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {

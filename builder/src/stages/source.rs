@@ -51,18 +51,15 @@ pub(super) fn unpack(
     cache: &Cache,
     to: &Path,
 ) -> Result<(), StageError> {
-    let name_of = |file: &LockedFile| -> String {
-        file.path.as_str().rsplit('/').next().unwrap_or_default().to_owned()
-    };
-    let mut files: Vec<(String, &LockedFile)> =
-        source.files.iter().map(|file| (name_of(file), file)).collect();
+    let mut files: Vec<&LockedFile> = source.files.iter().collect();
     // The author's archive first: the others lie inside.
-    files.sort_by_key(|(name, _)| place(name).map(str::len));
-    for (name, file) in files {
+    files.sort_by_key(|file| place(file.name()).map(str::len));
+    for file in files {
+        let name = file.name();
         let broken =
-            |what: String| StageError::Source { stage: stage.clone(), name: name.clone(), what };
-        let inside = place(&name).ok_or_else(|| broken("it is no .tar.* of a source".into()))?;
-        let bytes = verified(stage, &name, file.sha256, cache)?;
+            |what: String| StageError::Source { stage: stage.clone(), name: name.to_owned(), what };
+        let inside = place(name).ok_or_else(|| broken("it is no .tar.* of a source".into()))?;
+        let bytes = verified(stage, name, file.sha256, cache)?;
         let reader: Box<dyn Read> = if name.strip_suffix(".xz").is_some() {
             Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(bytes.as_slice()))
         } else if name.strip_suffix(".gz").is_some() {
