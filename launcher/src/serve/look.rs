@@ -65,7 +65,6 @@ impl Manager {
                         entry.launched = false;
                     }
                     drop(lock);
-                    self.tell_devices(name);
                     self.begin_release(name);
                 }
             }

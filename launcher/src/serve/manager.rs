@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Stopped(VmName, Result<String, StopError>),
     /// The devices were taken back, or not.
     Released(VmName, Result<(), String>),
+    /// The devices were told that their VM is quarantined.
+    Told(VmName),
     /// A file of the directory of wanted VMs was read.
     Planned(Box<(VmName, String, Result<Accepted, String>)>),
     /// Nothing more is to be done. VMs stay.
@@ -240,6 +242,11 @@ impl Manager {
                 if let Err(problem) = result {
                     self.quarantine(&name, &problem);
                 }
+                self.stop_if_ordered(&name);
+            }
+            Command::Told(name) => {
+                self.idle(&name);
+                self.stop_if_ordered(&name);
             }
             Command::Planned(planned) => {
                 let (name, sha256, result) = *planned;
@@ -317,8 +324,8 @@ impl Manager {
 
     pub(super) fn accept(&mut self, accepted: Accepted) -> Result<VmView, Refused> {
         let name = accepted.plan.name.clone();
-        let idle = self.vms.get(&name).is_none_or(Entry::is_idle);
-        if !idle || matches!(self.root.lock(&name), Ok(None)) {
+        let live = self.vms.get(&name).is_some_and(|entry| entry.vm.doing.is_live());
+        if live || matches!(self.root.lock(&name), Ok(None)) {
             return Err(Refused::Conflict {
                 message: format!("a VM named {name} runs already"),
                 hint: "stop it or choose another name",
@@ -331,7 +338,9 @@ impl Manager {
         let event = vm.accept(now_ms());
         let saved = self.records.save(&vm, &[event]);
         let last = saved.map_err(|error| Refused::Records(in_one_line(&error)))?;
-        self.vms.insert(name.clone(), Entry::new(vm));
+        // Where devices are still being given back, it is started when they are.
+        let busy = self.vms.get(&name).is_some_and(|entry| entry.busy);
+        self.vms.insert(name.clone(), Entry { busy, ..Entry::new(vm) });
         self.changed.send_replace(last);
         self.begin_start(&name);
         self.view(&name)
@@ -339,7 +348,7 @@ impl Manager {
 
     fn start(&mut self, name: &VmName) -> Result<VmView, Refused> {
         let entry = self.vms.get(name).ok_or_else(|| Refused::Unknown(name.clone()))?;
-        if !entry.is_idle() {
+        if entry.vm.doing.is_live() {
             let message = format!("{name} is {}", entry.vm.doing.name());
             return Err(Refused::Conflict { message, hint: "it need not be started" });
         }
@@ -363,9 +372,13 @@ impl Manager {
 
     fn forget(&mut self, name: &VmName) -> Result<(), Refused> {
         let entry = self.vms.get(name).ok_or_else(|| Refused::Unknown(name.clone()))?;
-        if !entry.is_idle() {
+        if entry.vm.doing.is_live() {
             let message = format!("{name} is {}", entry.vm.doing.name());
             return Err(Refused::Conflict { message, hint: "stop it first" });
+        }
+        if entry.busy {
+            let message = format!("the devices of {name} are being given back");
+            return Err(Refused::Conflict { message, hint: "try again in a moment" });
         }
         let removed = self.records.remove(name);
         let last = removed.map_err(|error| Refused::Records(in_one_line(&error)))?;
@@ -421,8 +434,13 @@ impl Manager {
                 self.change(name, |vm| vm.failed_to_start(&reason, now_ms()));
             }
         }
-        let stop = self.vms.get_mut(name).and_then(|entry| entry.stop.take());
-        if let Some(timeout) = stop {
+        self.stop_if_ordered(name);
+    }
+
+    /// Carries out the order to stop that came while something else was being done.
+    fn stop_if_ordered(&mut self, name: &VmName) {
+        let Some(entry) = self.vms.get_mut(name).filter(|entry| !entry.busy) else { return };
+        if let Some(timeout) = entry.stop.take() {
             self.begin_stop(name, timeout);
         }
     }
@@ -462,24 +480,26 @@ impl Manager {
         let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
         let (plan, devices, name) =
             (entry.vm.plan.clone(), Arc::clone(&self.devices), name.clone());
+        let quarantined = entry.vm.quarantine_reason();
         self.busy(&name.clone(), move || {
             let released = devices.release(&plan);
+            if let (Ok(()), Some(reason)) = (&released, quarantined) {
+                devices.quarantine(&plan, &reason);
+            }
             Command::Released(name, released)
         });
     }
 
+    /// Leaves a VM alone of which nothing is being done.
     fn quarantine(&mut self, name: &VmName, reason: &str) {
         self.change(name, |vm| vec![vm.quarantine(reason, now_ms())]);
-        self.tell_devices(name);
-    }
-
-    /// Tells of a VM that is quarantined.
-    pub(super) fn tell_devices(&self, name: &VmName) {
         let Some(entry) = self.vms.get(name) else { return };
-        if entry.vm.doing == Doing::Quarantined {
-            let (devices, plan) = (Arc::clone(&self.devices), entry.vm.plan.clone());
-            let reason = entry.vm.reason.clone().unwrap_or_default();
-            thread::spawn(move || devices.quarantine(&plan, &reason));
-        }
+        let Some(reason) = entry.vm.quarantine_reason() else { return };
+        let (plan, devices, name) =
+            (entry.vm.plan.clone(), Arc::clone(&self.devices), name.clone());
+        self.busy(&name.clone(), move || {
+            devices.quarantine(&plan, &reason);
+            Command::Told(name)
+        });
     }
 }

@@ -246,6 +246,11 @@ impl Vm {
         NewEvent::new(EventKind::Quarantined, reason)
     }
 
+    /// Why it is left alone, when it is.
+    pub(crate) fn quarantine_reason(&self) -> Option<String> {
+        (self.doing == Doing::Quarantined).then(|| self.reason.clone().unwrap_or_default())
+    }
+
     fn forget_processes(&mut self) {
         if let Some(state) = &mut self.state {
             state.qemu = None;

@@ -137,7 +137,7 @@ impl Manager {
             if seen == Some(&sha256) || known == Some(&sha256) {
                 continue;
             }
-            if self.vms.get(&name).is_some_and(|entry| !entry.is_idle()) {
+            if self.vms.get(&name).is_some_and(|entry| entry.vm.doing.is_live()) {
                 self.note_once(&name, &sha256, "its file says something else: stop the VM first");
                 continue;
             }

@@ -1,11 +1,12 @@
 //! A daemon under test, in a process of its own that can be killed, with a QEMU that boots
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,23 +41,40 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// Devices that write down what is done to them. A file `unfit` makes them so.
+/// Devices that write down what is done to them, and what is done at once. A file `unfit` makes
+/// them so, and one named `slow` has everything wait until it is gone.
 #[derive(Debug)]
-struct Log(PathBuf);
+struct Log {
+    dir: PathBuf,
+    inside: Mutex<BTreeSet<VmName>>,
+}
 
 impl Log {
     fn write(&self, what: &str, plan: &LaunchPlan) {
+        if !self.inside.lock().unwrap().insert(plan.name.clone()) {
+            return self.append(&format!("{what}-at-once {}\n", plan.name));
+        }
+        self.append(&format!("{what} {}\n", plan.name));
+        thread::sleep(Duration::from_millis(20));
+        while self.dir.join("slow").exists() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.inside.lock().unwrap().remove(&plan.name);
+    }
+
+    /// One write, whole beside those of other VMs.
+    fn append(&self, line: &str) {
         use std::io::Write as _;
         let mut options = fs::OpenOptions::new();
-        let mut file = options.append(true).create(true).open(self.0.join("devices")).unwrap();
-        writeln!(file, "{what} {}", plan.name).unwrap();
+        let mut file = options.append(true).create(true).open(self.dir.join("devices")).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
     }
 }
 
 impl Devices for Log {
     fn prepare(&self, plan: &LaunchPlan) -> Result<(), String> {
         self.write("prepare", plan);
-        if self.0.join("unfit").exists() {
+        if self.dir.join("unfit").exists() {
             return Err("0000:01:00.0 did not come back from its reset".to_owned());
         }
         Ok(())
@@ -96,7 +114,7 @@ fn daemon() {
             cgroup: std::env::var_os("CASEMATE_TEST_CGROUP").map(PathBuf::from),
         },
         supervisor,
-        devices: Arc::new(Log(dir.clone())),
+        devices: Arc::new(Log { dir: dir.clone(), inside: Mutex::default() }),
     };
     serve(settings, |_| ()).unwrap();
 }
