@@ -20,7 +20,7 @@ BUILDER_ID ?= urn:casemate:builder:local
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup build demo test images lint bench fuzz clean
+.PHONY: help setup build module demo test images lint bench fuzz clean
 .PHONY: release-build release-compare release-sign release-verify release-show release-publish
 
 help: ## Show the targets
@@ -31,6 +31,11 @@ setup: ## Install what this machine lacks: QEMU, OpenSSH, a C compiler, Rust
 
 build: setup ## Compile casemate, optimised
 	$(CARGO) build --release --locked --package casemate-cli
+
+module: setup ## Compile what release pages verify signatures with in browsers, for WebAssembly
+	rustup target add wasm32-wasip1
+	$(CARGO) build --release --locked --package casemate-registry-wasm --target wasm32-wasip1
+	@echo target/wasm32-wasip1/release/casemate_registry_wasm.wasm
 
 demo: build ## Build, measure, launch, attest and SSH into images/cpu-sandbox
 	@tests/demo.sh $(CASEMATE) $(IMAGE) $(OUT)

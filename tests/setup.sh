@@ -41,3 +41,10 @@ fi
 # rust-toolchain.toml names the toolchain; rustup fetches it on first use.
 rustc --version >/dev/null 2>&1 || rustup toolchain install >&2
 rustc --version >/dev/null
+# Pages verify releases with a module for WebAssembly. Its test is skipped where this is not to be had.
+target=wasm32-wasip1
+if [ ! -d "$(rustc --print target-libdir --target $target)" ] && command -v rustup >/dev/null; then
+    echo "setup: adding $target to Rust" >&2
+    timeout 120 rustup target add $target >&2 ||
+        echo "setup: $target cannot be had: the module for pages is neither compiled nor tested" >&2
+fi

@@ -10,8 +10,7 @@ use casemate_measurements::manifest::{self, Manifest, ManifestError, artifact};
 use sha2::{Digest as _, Sha256};
 
 use crate::attestation::{
-    MANIFEST_PREDICATE, PROVENANCE_PREDICATE, ProvenanceError, Statement, StatementError, Subjects,
-    build_definition, provenance,
+    PROVENANCE_PREDICATE, ProvenanceError, Statement, StatementError, build_definition, provenance,
 };
 use crate::sign::{SignError, Signer};
 use crate::signatures::{self, FilesError, Kind};
@@ -191,7 +190,6 @@ impl Release {
     /// error: they do not count.
     pub fn verify(&self, policy: &Policy, depth: Depth) -> Result<Verified, ReleaseError> {
         let bundles = signatures::read(&self.dir, Kind::Manifest)?;
-        let subjects = self.subjects();
         let (origin, counted) = match depth {
             Depth::Manifest => (None, None),
             Depth::Files => {
@@ -199,7 +197,7 @@ impl Release {
                 let definition = build_definition(&self.manifest, &self.sbom()?)?;
                 let origin = Expected {
                     predicate_type: PROVENANCE_PREDICATE,
-                    subjects: &subjects,
+                    subjects: &verify::subjects(&self.manifest, &self.bytes),
                     predicate: &Definition(definition),
                 };
                 let found = signatures::read(&self.dir, Kind::Provenance)?;
@@ -212,34 +210,12 @@ impl Release {
                 (Some(origin), required.then_some(stated))
             }
         };
-        let expected = Expected {
-            predicate_type: MANIFEST_PREDICATE,
-            subjects: &subjects,
-            predicate: &TheManifest(&self.bytes),
-        };
+        let (manifest, bytes) = (&self.manifest, &self.bytes);
         Ok(Verified {
             manifest_sha256: self.manifest_sha256(),
-            manifest: verify::judge(&bundles, &expected, policy, counted.as_ref()),
+            manifest: verify::judge_manifest(manifest, bytes, &bundles, policy, counted.as_ref()),
             provenance: origin,
         })
-    }
-
-    fn subjects(&self) -> Subjects {
-        let files = self.manifest.artifacts.iter();
-        let mut subjects: Subjects =
-            files.map(|(name, file)| (name.clone(), file.sha256)).collect();
-        subjects.insert(manifest::FILE_NAME.to_owned(), self.manifest_sha256());
-        subjects
-    }
-}
-
-/// The predicate is the manifest, byte by byte.
-#[derive(Debug)]
-struct TheManifest<'a>(&'a [u8]);
-
-impl Predicate for TheManifest<'_> {
-    fn check(&self, statement: &Statement) -> Result<(), StatementError> {
-        statement.check_predicate(self.0, "manifest.json")
     }
 }
 

@@ -11,6 +11,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("casemate-launcher", &["casemate-measurements"]),
     ("casemate-validator", &["casemate-measurements"]),
     ("casemate-registry", &["casemate-measurements"]),
+    // The registry's own module, with the memory of the other one.
+    ("casemate-registry-wasm", &["casemate-measurements", "casemate-registry", "casemate-wasm"]),
     ("casemate-guest", &["casemate-measurements"]),
     // The guest's lib is for its tests: they play the whole sequence.
     ("casemate-nvml", &["casemate-guest", "casemate-measurements"]),

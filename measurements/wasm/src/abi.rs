@@ -28,9 +28,22 @@ pub extern "C" fn casemate_alloc(len: usize) -> *mut u8 {
 /// `request` is what [`casemate_alloc`] gave for this `len`, and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn casemate_answer(request: *mut u8, len: usize) -> *mut Answer {
+    // SAFETY: the caller says of `request` what is asked for.
+    unsafe { answer_by(request, len, crate::answer) }
+}
+
+/// The same for another function, for modules that export more than this one.
+///
+/// # Safety
+/// As for [`casemate_answer`].
+pub unsafe fn answer_by(
+    request: *mut u8,
+    len: usize,
+    answer: impl FnOnce(&[u8]) -> Vec<u8>,
+) -> *mut Answer {
     // SAFETY: the caller got it from `casemate_alloc`, which made it of a box of `len` bytes.
     let request = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(request, len)) };
-    let text = crate::answer(&request).into_boxed_slice();
+    let text = answer(&request).into_boxed_slice();
     let len = text.len();
     Box::into_raw(Box::new(Answer { text: Box::into_raw(text).cast(), len }))
 }

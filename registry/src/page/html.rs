@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_measurements::hash::Sha256Hash;
 
+use super::Module;
+
 /// How pages look. Part of each page, which names its hash.
 const STYLE: &str = "\
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;\
@@ -26,6 +28,8 @@ pub(super) struct Html {
     text: String,
     /// Whether the page verifies something.
     verifies: bool,
+    /// Whether it does so with a module.
+    has_module: bool,
 }
 
 impl Html {
@@ -80,7 +84,7 @@ impl Html {
     }
 
     /// What the script verifies, and where it says what it found.
-    pub(super) fn verified_here(&mut self, data: &serde_json::Value) {
+    pub(super) fn verified_here(&mut self, data: &serde_json::Value, module: Option<&Module>) {
         self.verifies = true;
         self.open("p", &[("id", "verdict"), ("class", "warning")]);
         self.text("Not verified in this browser: it runs no scripts.");
@@ -92,6 +96,12 @@ impl Html {
         // Nothing in it can end the element.
         self.text.push_str(&data.to_string().replace('<', "\\u003c"));
         self.close("script");
+        if let Some(module) = module {
+            self.has_module = true;
+            self.open("script", &[("type", "application/wasm+gzip"), ("id", "module")]);
+            self.text.push_str(module.base64());
+            self.close("script");
+        }
     }
 
     /// The same for what a machine reads.
@@ -152,12 +162,16 @@ fn allowed(text: &str) -> String {
 /// A whole page. Its policy allows its own style and script and nothing else: no image, no form, no
 /// other address.
 pub(super) fn page(title: &str, body: &Html) -> String {
-    let script = if body.verifies { allowed(SCRIPT) } else { "'none'".to_owned() };
+    let script = match (body.verifies, body.has_module) {
+        (false, _) => "'none'".to_owned(),
+        (true, false) => allowed(SCRIPT),
+        (true, true) => format!("{} 'wasm-unsafe-eval'", allowed(SCRIPT)),
+    };
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {script}; base-uri 'none'; form-action 'none'",
         allowed(STYLE)
     );
-    let mut html = Html { text: "<!DOCTYPE html>\n".to_owned(), verifies: false };
+    let mut html = Html { text: "<!DOCTYPE html>\n".to_owned(), ..Html::default() };
     html.open("html", &[("lang", "en")]);
     html.open("head", &[]);
     html.open("meta", &[("charset", "utf-8")]);

@@ -2,13 +2,15 @@
 //!
 //! A page says what a release directory says of itself: its digests by shape, its packages, what
 //! changed since the release before, package by package, and which signature files lie beside it.
-//! With a signers file it says who of them signed, and the reader's browser verifies what keys
-//! signed again; with an index also what is current and what is revoked. Whoever serves a page can
+//! With a signers file it says who of them signed, and the reader's browser verifies again what keys
+//! signed, with the WebAssembly module also certificates, logs and timestamps; with an index it says
+//! what is current and what is revoked. Whoever serves a page can
 //! serve another, so each names the commands that rest on nobody. It loads nothing from anywhere.
 
 mod changes;
 mod html;
 mod listed;
+mod module;
 mod release;
 
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use changes::{Change, changes};
 use html::{Html, page};
+pub use module::{Module, ModuleError};
 pub use release::{PageError, Release, SignatureFile};
 use serde_json::{Value, json};
 
@@ -50,6 +53,8 @@ pub struct Site<'a> {
     pub policy: Option<&'a Policy>,
     /// What is current.
     pub index: Option<ListedIndex<'a>>,
+    /// What browsers verify signatures with; without it, what keys signed by their own means.
+    pub module: Option<&'a Module>,
 }
 
 /// Renders a site: its files by name. Releases of one name are compared in the order given.
@@ -180,13 +185,17 @@ fn signatures(html: &mut Html, site: &Site<'_>, release: &Release) {
         html.element("p", &format!("Judged when this page was made: {sentence}."));
         html.open("table", &[]);
         html.row("th", &["Signer", "SHA-256 of the public key"]);
+        let elsewhere = match site.module {
+            Some(_) => "by identity or log",
+            None => "by identity or log: not verified by this page",
+        };
         for signer in policy.signers() {
             let key = signer.plain_key().map(|key| key.sha256().to_string());
-            let key = key.unwrap_or_else(|| "by identity or log: not verified in browsers".into());
+            let key = key.unwrap_or_else(|| elsewhere.to_owned());
             html.row("td", &[signer.name(), &key]);
         }
         html.close("table");
-        html.verified_here(&verification(policy, release));
+        html.verified_here(&verification(policy, release, site.module), site.module);
     }
     html.element("p", "What the files say of themselves:");
     html.open("table", &[]);
@@ -198,7 +207,7 @@ fn signatures(html: &mut Html, site: &Site<'_>, release: &Release) {
 }
 
 /// What a browser needs to verify a release's signatures.
-fn verification(policy: &Policy, release: &Release) -> Value {
+fn verification(policy: &Policy, release: &Release, module: Option<&Module>) -> Value {
     let signers = policy.signers().iter().filter_map(|signer| {
         let key = signer.plain_key()?;
         let spki = STANDARD.encode(key.spki());
@@ -213,6 +222,7 @@ fn verification(policy: &Policy, release: &Release) -> Value {
         "manifest": STANDARD.encode(&release.manifest_bytes),
         "manifest_sha256": release.manifest_sha256,
         "predicate_type": MANIFEST_PREDICATE,
+        "policy": module.map(|_| policy.source()),
         "threshold": policy.threshold(),
         "signers": signers.collect::<Vec<_>>(),
         "bundles": bundles.collect::<Vec<_>>(),

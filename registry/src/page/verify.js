@@ -1,6 +1,7 @@
 "use strict";
-// Verifies what keys signed, with the browser's own cryptography. Bundles with certificates need a
-// trusted root, which no page can bring: those are left to `casemate release verify`.
+// Verifies signatures. With the WebAssembly module on the page by the code of `casemate release
+// verify`: keys, certificates, logs and timestamps. Without it what keys signed, with the browser's
+// own cryptography; bundles with certificates are then left to `casemate release verify`.
 (async () => {
   const data = JSON.parse(document.getElementById("release").textContent);
   const out = document.getElementById("verdict");
@@ -85,6 +86,79 @@
     return { text: "not verified here: signed by none of the keys above" };
   };
 
+  // The module, with what it takes of WASI: the time, random bytes, and no environment.
+  const module = async (text) => {
+    const packed = new Blob([bytes(text)]).stream();
+    const code = new Response(packed.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+    let memory;
+    const view = () => new DataView(memory.buffer);
+    const wasi = {
+      clock_time_get: (_clock, _precision, at) => {
+        view().setBigUint64(at, BigInt(Date.now()) * 1000000n, true);
+        return 0;
+      },
+      random_get: (at, length) => {
+        crypto.getRandomValues(new Uint8Array(memory.buffer, at, length));
+        return 0;
+      },
+      environ_sizes_get: (count, size) => {
+        view().setUint32(count, 0, true);
+        view().setUint32(size, 0, true);
+        return 0;
+      },
+      environ_get: () => 0,
+      fd_write: () => 8,
+      proc_exit: () => {
+        throw new Error("the module gave up");
+      },
+    };
+    const imports = { wasi_snapshot_preview1: wasi };
+    const { exports } = (await WebAssembly.instantiate(await code, imports)).instance;
+    memory = exports.memory;
+    return (request) => {
+      const question = utf8(JSON.stringify(request));
+      const room = exports.casemate_alloc(question.length);
+      if (room === 0) throw new Error("there is too much to verify");
+      new Uint8Array(memory.buffer, room, question.length).set(question);
+      const answer = exports.casemate_signatures(room, question.length);
+      const [start, length] = new Uint32Array(memory.buffer, answer, 2);
+      const found = new TextDecoder().decode(new Uint8Array(memory.buffer, start, length));
+      exports.casemate_free(answer);
+      return JSON.parse(found);
+    };
+  };
+
+  // What the module finds.
+  const byModule = async (element, digest) => {
+    const { manifest, policy, bundles } = data;
+    const found = (await module(element.textContent))({ manifest, policy, bundles });
+    if (found.error) throw new Error(found.error);
+    const { signatures } = found;
+    if (signatures.manifest_sha256 !== digest) throw new Error("the module judged another manifest");
+    for (const { file, problem, signer, identity, signed_by } of signatures.bundles) {
+      const who = identity?.certificate && ` (${identity.certificate.subject})`;
+      const when = signed_by ? `, before ${signed_by}` : "";
+      row(file, problem ? `refused: ${problem}` : `signed by ${signer ?? "one who counts already"}${who ?? ""}${when}`);
+    }
+    return signatures.signers;
+  };
+
+  // What the browser finds by itself.
+  const byKeys = async (manifest, digest) => {
+    const counted = new Set();
+    for (const file of data.bundles) {
+      let found;
+      try {
+        found = await judge(file, manifest, digest);
+      } catch (error) {
+        found = { text: `refused: ${error.message}` };
+      }
+      if (found.signer) counted.add(found.signer.name);
+      row(file.path, found.text);
+    }
+    return Array.from(counted);
+  };
+
   const table = document.getElementById("verified");
   const row = (...cells) => {
     const line = table.insertRow();
@@ -101,20 +175,11 @@
     if (shown.slice().sort().join() !== listed.slice().sort().join()) {
       throw new Error("the digests shown are not the manifest's");
     }
-    const counted = new Set();
-    for (const file of data.bundles) {
-      let found;
-      try {
-        found = await judge(file, manifest, digest);
-      } catch (error) {
-        found = { text: `refused: ${error.message}` };
-      }
-      if (found.signer) counted.add(found.signer.name);
-      row(file.path, found.text);
-    }
-    const names = Array.from(counted).join(", ") || "nobody";
-    const count = `${counted.size} of the ${data.threshold} signers needed`;
-    const good = counted.size >= data.threshold;
+    const element = document.getElementById("module");
+    const signers = await (element ? byModule(element, digest) : byKeys(manifest, digest));
+    const names = signers.join(", ") || "nobody";
+    const count = `${signers.length} of the ${data.threshold} signers needed`;
+    const good = signers.length >= data.threshold;
     say(`Verified in this browser: signed by ${names}, ${count}. ${listed.length} digests are the manifest's.`, good);
   } catch (error) {
     say(`Not verified in this browser: ${error.message}.`, false);

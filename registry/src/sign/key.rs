@@ -1,25 +1,19 @@
 //! Keys that sign releases: P-256 in a PEM file, as Sigstore's programs use, or P-384 in a PEM file
-//! or a PKCS#11 token, as ID blocks use. Their public halves, and what they signed.
+//! or a PKCS#11 token, as ID blocks use.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use casemate_measurements::hash::{Sha256Hash, Sha384Hash};
 use casemate_measurements::id_block::Signer;
-use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::signature::Signer as _;
 use p256::elliptic_curve::rand_core::OsRng;
-use p256::pkcs8::{
-    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
-    LineEnding,
-};
+use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use sigstore_verify::types::bundle::{
     MediaType, PublicKeyIdentifier, VerificationMaterial, VerificationMaterialContent,
 };
 use sigstore_verify::types::{
-    Bundle, DerPublicKey, DsseEnvelope, DsseSignature, KeyId, PayloadBytes, SignatureBytes,
-    SignatureContent,
+    Bundle, DsseEnvelope, DsseSignature, KeyId, PayloadBytes, SignatureBytes, SignatureContent,
 };
 
 use super::SignError;
@@ -27,6 +21,7 @@ use crate::attestation::PAYLOAD_TYPE;
 use crate::keys::file::{self, FileError, FileKey, SEC1};
 use crate::keys::uri::SCHEME;
 use crate::keys::{self, OpenError, TokenDefaults};
+use crate::public_key::{PublicKey, PublicKeyError};
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -47,99 +42,15 @@ pub enum KeyError {
         /// Which.
         path: PathBuf,
     },
-    /// The text is no public key.
-    #[error("no public key of P-256 or P-384: expected PEM, `BEGIN PUBLIC KEY`")]
-    NoPublicKey,
+    /// Its public half is none.
+    #[error(transparent)]
+    Public(#[from] PublicKeyError),
     /// A key cannot be encoded.
     #[error("cannot encode the key: {problem}")]
     Encode {
         /// Why not.
         problem: String,
     },
-}
-
-/// A key that verifies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicKey {
-    spki: Vec<u8>,
-    sha256: Sha256Hash,
-    point: Point,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Point {
-    P256(p256::ecdsa::VerifyingKey),
-    P384(p384::ecdsa::VerifyingKey),
-}
-
-impl PublicKey {
-    /// Reads PEM.
-    ///
-    /// # Errors
-    /// When it is no public key of one of the two curves.
-    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim();
-        if let Ok(key) = p256::ecdsa::VerifyingKey::from_public_key_pem(text) {
-            return Self::of_p256(key);
-        }
-        match p384::ecdsa::VerifyingKey::from_public_key_pem(text) {
-            Ok(key) => Self::of_p384(key),
-            Err(_) => Err(KeyError::NoPublicKey),
-        }
-    }
-
-    fn of_p256(key: p256::ecdsa::VerifyingKey) -> Result<Self, KeyError> {
-        let spki = key.to_public_key_der().map_err(|error| encode(&error))?;
-        Ok(Self::new(spki.as_bytes(), Point::P256(key)))
-    }
-
-    fn of_p384(key: p384::ecdsa::VerifyingKey) -> Result<Self, KeyError> {
-        let spki = key.to_public_key_der().map_err(|error| encode(&error))?;
-        Ok(Self::new(spki.as_bytes(), Point::P384(key)))
-    }
-
-    fn new(spki: &[u8], point: Point) -> Self {
-        Self { spki: spki.to_vec(), sha256: Sha256Hash::of(spki), point }
-    }
-
-    /// SHA-256 of its `SubjectPublicKeyInfo`: what it is called.
-    #[must_use]
-    pub const fn sha256(&self) -> &Sha256Hash {
-        &self.sha256
-    }
-
-    /// What a bundle says to find it by.
-    pub(crate) fn hint(&self) -> String {
-        STANDARD.encode(self.sha256.as_bytes())
-    }
-
-    /// Its `SubjectPublicKeyInfo`.
-    pub(crate) fn to_der(&self) -> DerPublicKey {
-        DerPublicKey::new(self.spki.clone())
-    }
-
-    /// The same as bytes.
-    pub(crate) fn spki(&self) -> &[u8] {
-        &self.spki
-    }
-
-    /// The curve, as web browsers call it.
-    pub(crate) const fn curve(&self) -> &'static str {
-        match self.point {
-            Point::P256(_) => "P-256",
-            Point::P384(_) => "P-384",
-        }
-    }
-
-    /// Whether it signed `message`: ECDSA with the hash of its curve's size, the signature in DER.
-    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.point {
-            Point::P256(key) => p256::ecdsa::Signature::from_der(signature)
-                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
-            Point::P384(key) => p384::ecdsa::Signature::from_der(signature)
-                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
-        }
-    }
 }
 
 fn encode(error: &dyn fmt::Display) -> KeyError {

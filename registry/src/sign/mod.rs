@@ -12,7 +12,7 @@ use sigstore_verify::types::Bundle;
 
 use crate::attestation::{Statement, StatementError};
 
-pub use key::{Generated, KeyError, PublicKey, SigningKey, generate};
+pub use key::{Generated, KeyError, SigningKey, generate};
 #[cfg(feature = "keyless")]
 pub use keyless::{Keyless, KeylessError, Services, Token};
 

@@ -13,7 +13,7 @@ use sigstore_verify::{PublicKeyVerificationPolicy, VerificationPolicy, Verificat
 use super::matching::assign;
 use super::policy::{Known, Log, Policy};
 use crate::attestation::{BundleError, SignedStatement, StatementError, Subjects};
-use crate::sign::PublicKey;
+use crate::public_key::PublicKey;
 
 /// What must have been signed.
 #[derive(Debug)]

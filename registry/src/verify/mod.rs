@@ -6,11 +6,15 @@
 
 mod glob;
 mod judge;
+mod manifest;
 mod matching;
 mod policy;
+mod summary;
 
 pub use glob::{Pattern, PatternError};
 pub use judge::{Expected, Identity, Judged, Judgement, Predicate, Proof, Refusal, judge};
+pub use manifest::{judge_manifest, subjects};
 #[cfg(feature = "schema")]
 pub(crate) use policy::RawPolicy;
-pub use policy::{Log, Policy, PolicyError, Provenance, TrustedSigner};
+pub use policy::{Log, Policy, PolicyError, PolicySource, Provenance, TrustedSigner};
+pub use summary::BundleSummary;

@@ -1,16 +1,17 @@
 //! Whom to believe: a TOML file that names signers and how many of them must agree.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sigstore_verify::Verifier;
 use sigstore_verify::trust_root::{SigstoreInstance, TrustedRoot};
 
 use super::glob::{Pattern, PatternError};
-use crate::sign::{KeyError, PublicKey};
+use crate::public_key::{PublicKey, PublicKeyError};
 
 /// Most bytes of a policy file.
 const MAX_LEN: u64 = 256 * 1024;
@@ -31,6 +32,12 @@ pub enum PolicyError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// A file is not there.
+    #[error("{name}, which the signers file names, is not beside it")]
+    Missing {
+        /// Which.
+        name: String,
     },
     /// A file is too long.
     #[error("{} is too long: expected at most {most} bytes", path.display())]
@@ -82,7 +89,7 @@ pub enum PolicyError {
         /// Its name.
         name: String,
         /// Why.
-        source: Box<KeyError>,
+        source: PublicKeyError,
     },
     /// The trusted root is refused.
     #[error("trusted root {root} is refused")]
@@ -194,12 +201,24 @@ impl TrustedSigner {
     }
 
     /// His key, if he is known by one whose signature alone counts.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn plain_key(&self) -> Option<&PublicKey> {
         match &self.known {
             Known::Key { key, log: Log::WhenGiven } => Some(key),
             Known::Key { .. } | Known::Identity { .. } => None,
         }
     }
+}
+
+/// What a policy was read from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySource {
+    /// The signers file.
+    pub signers: String,
+    /// The files that it names, by the names that it has for them.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
 }
 
 /// Whom to believe.
@@ -209,18 +228,19 @@ pub struct Policy {
     provenance: Provenance,
     index: Option<String>,
     pub(super) verifier: Option<Verifier>,
+    source: PolicySource,
 }
 
 impl std::fmt::Debug for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { threshold, signers, provenance, index, verifier } = self;
+        let Self { threshold, signers, provenance, index, verifier, source: _ } = self;
         f.debug_struct("Policy")
             .field("threshold", threshold)
             .field("signers", signers)
             .field("provenance", provenance)
             .field("index", index)
             .field("has_root", &verifier.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -247,6 +267,12 @@ impl Policy {
         text: &str,
         file: &dyn Fn(&str) -> Result<String, PolicyError>,
     ) -> Result<Self, PolicyError> {
+        let files = RefCell::new(BTreeMap::new());
+        let file = &|name: &str| {
+            let text = file(name)?;
+            files.borrow_mut().insert(name.to_owned(), text.clone());
+            Ok(text)
+        };
         let raw: RawPolicy =
             toml::from_str(text).map_err(|error| PolicyError::Malformed(Box::new(error)))?;
         if raw.schema != Self::SCHEMA {
@@ -277,8 +303,26 @@ impl Policy {
                 provenance: raw.provenance,
                 index: raw.index,
                 verifier,
+                source: PolicySource { signers: text.to_owned(), files: files.into_inner() },
             }),
         }
+    }
+
+    /// Reads a policy from what one was read from.
+    ///
+    /// # Errors
+    /// When it is malformed, cannot hold, or names a file that is not there.
+    pub fn from_source(source: &PolicySource) -> Result<Self, PolicyError> {
+        Self::from_toml(&source.signers, &|name| {
+            let text = source.files.get(name).cloned();
+            text.ok_or_else(|| PolicyError::Missing { name: name.to_owned() })
+        })
+    }
+
+    /// What it was read from: the signers file and the files that it names.
+    #[must_use]
+    pub const fn source(&self) -> &PolicySource {
+        &self.source
     }
 
     /// Whether provenance must be signed too.
@@ -319,7 +363,7 @@ fn signer(
         (Some(key), None, None) => {
             let pem = if key.contains("-----BEGIN") { key } else { file(&key)? };
             let key = PublicKey::from_pem(&pem)
-                .map_err(|source| PolicyError::Key { name: name.clone(), source: source.into() })?;
+                .map_err(|source| PolicyError::Key { name: name.clone(), source })?;
             Known::Key { key: Box::new(key), log }
         }
         (None, Some(issuer), Some(subject)) => {

@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use crate::fixture::{Scene, refusal};
 use crate::peer;
 
-const ISSUER: &str = "https://token.example.org";
-const WORKFLOW: &str = "https://forge.example.org/o/r/.ci/release.yml@refs/tags/v1";
+pub(crate) const ISSUER: &str = "https://token.example.org";
+pub(crate) const WORKFLOW: &str = "https://forge.example.org/o/r/.ci/release.yml@refs/tags/v1";
 
 /// The stand-in; it ends with the test.
-struct StandIn {
+pub(crate) struct StandIn {
     child: Child,
     dir: PathBuf,
 }
@@ -33,7 +33,7 @@ impl Drop for StandIn {
 }
 
 impl StandIn {
-    fn start(dir: &Path) -> Option<Self> {
+    pub(crate) fn start(dir: &Path) -> Option<Self> {
         let modules = peer("keyless", "sigstore-mock.sh", &[])?;
         let server =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peers/sigstore-mock/server.mjs");
@@ -53,7 +53,7 @@ impl StandIn {
     }
 
     /// Who signs as `subject`, with the services of a signing config.
-    fn signer(&self, subject: &str, config: &str) -> Signer {
+    pub(crate) fn signer(&self, subject: &str, config: &str) -> Signer {
         let config = fs::read_to_string(self.dir.join(config)).unwrap();
         let services = Services::from_config(&config).unwrap();
         Signer::Keyless(Box::new(Keyless::new(services, token(ISSUER, subject, 600))))

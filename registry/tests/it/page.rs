@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use casemate_registry::index::{Change, Entry, Index, IndexFile, Revocation, Time};
-use casemate_registry::page::{self, ListedIndex, Release, Site};
+use casemate_registry::page::{self, ListedIndex, Module, Release, Site};
 use casemate_registry::verify::Policy;
 
 use crate::fixture::{self, Scene};
+use crate::keyless::{ISSUER, StandIn, WORKFLOW};
 use crate::openssl;
 use crate::stores::programs::skip;
 
@@ -44,10 +45,19 @@ fn element(dom: &str, tag: &str, id: &str) -> String {
 
 /// A site of the scene's releases; the pages by name.
 fn site(scene: &Scene, policy: &Policy, index: Option<&IndexFile>) -> Vec<String> {
+    site_with(scene, policy, index, None)
+}
+
+fn site_with(
+    scene: &Scene,
+    policy: &Policy,
+    index: Option<&IndexFile>,
+    module: Option<&Module>,
+) -> Vec<String> {
     let read = |name: &str| Release::read(&scene.path(name), Some(policy)).unwrap();
     let releases = [read("release"), read("next")];
     let index = index.map(|file| ListedIndex { file, judgement: file.judge(policy) });
-    let files = page::render(&Site { releases: &releases, policy: Some(policy), index });
+    let files = page::render(&Site { releases: &releases, policy: Some(policy), index, module });
     page::write(&scene.path("site"), &files).unwrap();
     files.into_keys().collect()
 }
@@ -124,6 +134,93 @@ fn a_browser_refuses_what_was_changed() {
     assert!(verdict.contains("signed by nobody, 0 of the 1 signers needed"), "{verdict}");
     let table = element(&dom, "table", "verified");
     assert_eq!(table.matches("it is about other files").count(), 2, "{table}");
+}
+
+/// The module, compiled without being optimised; `None` with a word where it cannot be.
+fn module() -> Option<Module> {
+    const TARGET: &str = "wasm32-wasip1";
+    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--print", "target-libdir", "--target", TARGET]).current_dir(workspace);
+    let library = String::from_utf8(rustc.output().unwrap().stdout).unwrap();
+    if !Path::new(library.trim()).is_dir() {
+        skip("wasm", &format!("`rustup target add {TARGET}` lets this test compile the module"));
+        return None;
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "--locked", "--package", "casemate-registry-wasm", "--target", TARGET])
+        .args(["--config", "profile.dev.package.'*'.opt-level=0"])
+        .args(["--config", "profile.dev.debug=false"])
+        .current_dir(workspace)
+        .env("CARGO_TARGET_DIR", &target);
+    let output = cargo.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = target.join(TARGET).join("debug/casemate_registry_wasm.wasm");
+    Some(Module::read(&path).unwrap())
+}
+
+/// What the browser says of the first release: its verdict, and what it found of each file.
+fn verdict(scene: &Scene, policy: &Policy, module: &Module) -> Option<(String, String)> {
+    let names = site_with(scene, policy, None, Some(module));
+    let first = names.iter().find(|name| name.contains("0.1.0")).unwrap();
+    let (dom, console) = browsed(&scene.path("site").join(first))?;
+    assert_eq!(console, "", "the page's policy forbids something of its own");
+    Some((element(&dom, "p", "verdict"), element(&dom, "table", "verified")))
+}
+
+#[test]
+fn with_the_module_a_browser_verifies_identities_and_logs_too() {
+    let scene = scene();
+    let Some(services) = StandIn::start(&scene.path("services")) else { return };
+    let Some(module) = module() else { return };
+    let [_, path] = scene.sign(&services.signer(WORKFLOW, "signing_config.json"));
+    let policy = |root: &str| {
+        let text = format!(
+            "schema = 1\nthreshold = 2\ntrusted_root = \"{root}\"\n\
+             [[signer]]\nname = \"ci\"\nissuer = \"{ISSUER}\"\nsubject = \"{WORKFLOW}\"\n\
+             [[signer]]\nname = \"p384\"\nkey = \"p384.pub\"\n"
+        );
+        scene.read(&text).unwrap()
+    };
+    let ours = policy("services/trusted_root.json");
+    let Some((said, table)) = verdict(&scene, &ours, &module) else { return };
+    assert!(said.contains("class=\"good\""), "{said}{table}");
+    assert!(said.contains("signed by ci, p384, 2 of the 2 signers needed"), "{said}");
+    let ci = format!("signed by ci ({WORKFLOW}), before 20");
+    assert!(table.contains(&ci) && table.contains("signed by p384<"), "{table}");
+    assert!(table.contains("is no signer's of the policy"), "{table}");
+
+    // Other people's services vouch for nobody here.
+    let _others = StandIn::start(&scene.path("others")).unwrap();
+    let (said, table) = verdict(&scene, &policy("others/trusted_root.json"), &module).unwrap();
+    assert!(said.contains("class=\"warning\""), "{said}");
+    assert!(said.contains("signed by p384, 1 of the 2 signers needed"), "{said}");
+    assert!(table.contains("refused: it is not genuine"), "{table}");
+
+    // A log entry that promises something else.
+    let mut bundle: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let time = "/verificationMaterial/tlogEntries/0/integratedTime";
+    let later: u64 = bundle.pointer(time).unwrap().as_str().unwrap().parse().unwrap();
+    *bundle.pointer_mut(time).unwrap() = (later + 1).to_string().into();
+    fs::write(&path, bundle.to_string()).unwrap();
+    let (said, table) = verdict(&scene, &ours, &module).unwrap();
+    assert!(said.contains("1 of the 2 signers needed"), "{said}");
+    assert!(table.contains("refused: it is not genuine"), "{table}");
+}
+
+#[test]
+fn a_module_is_held_to_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("module.wasm");
+    let error = Module::read(&path).unwrap_err().to_string();
+    assert!(error.contains("cannot read"), "{error}");
+    for bytes in [b"\0asm\x01\0\0\0".as_slice(), b"casemate_signatures", b""] {
+        fs::write(&path, bytes).unwrap();
+        let error = Module::read(&path).unwrap_err().to_string();
+        assert!(error.contains("make module"), "{error}");
+    }
 }
 
 #[test]

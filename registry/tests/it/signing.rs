@@ -5,8 +5,9 @@ use std::fs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_registry::attestation::{MAX_BUNDLE_LEN, Statement};
+use casemate_registry::public_key::{PublicKey, PublicKeyError};
 use casemate_registry::release::{Depth, Release, ReleaseError};
-use casemate_registry::sign::{KeyError, PublicKey};
+use casemate_registry::sign::KeyError;
 use casemate_registry::verify::PolicyError;
 use serde_json::{Value, json};
 
@@ -252,7 +253,7 @@ fn keys_of_other_programs_and_curves_sign_too() {
         &casemate_registry::keys::TokenDefaults::default(),
     );
     assert!(matches!(error, Err(KeyError::NoKey { .. })));
-    assert!(matches!(PublicKey::from_pem("x"), Err(KeyError::NoPublicKey)));
+    assert!(matches!(PublicKey::from_pem("x"), Err(PublicKeyError::NoKey)));
 }
 
 #[test]

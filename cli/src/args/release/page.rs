@@ -15,9 +15,13 @@ pub(crate) struct ReleasePageArgs {
     /// Directory of the site to write
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    /// Say who of these signed, and let browsers verify what keys signed
+    /// Say who of these signed, and let browsers verify it
     #[arg(long, value_name = "FILE")]
     pub(crate) signers: Option<PathBuf>,
+    /// Let browsers verify by casemate's own code what identities, logs and keys signed: the module
+    /// that `make module` compiles. Without it browsers verify what keys signed
+    #[arg(long, value_name = "FILE", requires = "signers")]
+    pub(crate) module: Option<PathBuf>,
     /// Say what this index lists, revoked or holds to be too old; it must be trusted
     #[arg(long, value_name = "FILE", requires = "signers")]
     pub(crate) index: Option<PathBuf>,

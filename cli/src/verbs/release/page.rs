@@ -1,6 +1,6 @@
 //! `release page`.
 
-use casemate_registry::page::{self, ListedIndex, Release, Site};
+use casemate_registry::page::{self, ListedIndex, Module, Release, Site};
 
 use super::index::trusted;
 use super::verify::{NOT_TRUSTED, policy};
@@ -25,7 +25,9 @@ pub(crate) fn page(args: &ReleasePageArgs) -> anyhow::Result<Outcome> {
         (Some(file), Some(policy)) => Some(ListedIndex { file, judgement: file.judge(policy) }),
         _ => None,
     };
-    let files = page::render(&Site { releases: &releases, policy: policy.as_ref(), index });
+    let module = args.module.as_deref().map(Module::read).transpose()?;
+    let (policy, module) = (policy.as_ref(), module.as_ref());
+    let files = page::render(&Site { releases: &releases, policy, index, module });
     page::write(&args.output, &files)?;
     printer::line(&args.output.join("index.html").display().to_string());
     Ok(Outcome::Done)

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use casemate_measurements::causes;
 use casemate_measurements::hash::Sha256Hash;
 use casemate_registry::release::{Depth, Release, Verified};
-use casemate_registry::verify::{Identity, Judged, Judgement, Policy};
+use casemate_registry::verify::{BundleSummary, Identity, Judgement, Policy};
 use serde::Serialize;
 
 use super::channel::Following;
@@ -78,54 +77,18 @@ fn judge(dir: &Path, policy: &Policy, depth: Depth) -> anyhow::Result<(Release, 
     Ok((release, verified))
 }
 
-/// A bundle, as this program prints it.
-#[derive(Debug, Serialize)]
-pub(super) struct ShownBundle {
-    file: String,
-    /// `counts`, `spare` for one that proves something but adds nobody, or `refused`.
-    result: &'static str,
-    signer: Option<String>,
-    identity: Option<Identity>,
-    signed_by: Option<String>,
-    logged: bool,
-    problem: Option<String>,
-}
-
-impl ShownBundle {
-    fn new(judged: &Judged) -> Self {
-        let (proof, problem) = match &judged.outcome {
-            Ok(proof) => (Some(proof), None),
-            Err(refusal) => (None, Some(causes::in_one_line(refusal))),
-        };
-        let result = match (&proof, &judged.counts_for) {
-            (None, _) => "refused",
-            (Some(_), Some(_)) => "counts",
-            (Some(_), None) => "spare",
-        };
-        Self {
-            file: judged.name.clone(),
-            result,
-            signer: judged.counts_for.clone(),
-            identity: proof.map(|proof| proof.identity.clone()),
-            signed_by: proof.and_then(|proof| proof.signed_by.clone()),
-            logged: proof.is_some_and(|proof| proof.logged),
-            problem,
-        }
-    }
-
-    fn row(&self) -> Vec<String> {
-        let signer = self.signer.clone().unwrap_or_else(|| "-".to_owned());
-        let identity = self.identity.as_ref().map_or_else(|| "-".to_owned(), short);
-        let time = self.signed_by.clone().unwrap_or_else(|| "not known".to_owned());
-        vec![self.result.to_owned(), signer, identity, time, self.file.clone()]
-    }
+fn row(bundle: &BundleSummary) -> Vec<String> {
+    let signer = bundle.signer.clone().unwrap_or_else(|| "-".to_owned());
+    let identity = bundle.identity.as_ref().map_or_else(|| "-".to_owned(), short);
+    let time = bundle.signed_by.clone().unwrap_or_else(|| "not known".to_owned());
+    vec![bundle.result.to_owned(), signer, identity, time, bundle.file.clone()]
 }
 
 /// Bundles for a person: a line each, then why those that prove nothing do not.
-pub(super) fn bundles(judgement: &Judgement) -> (Vec<ShownBundle>, String) {
-    let shown: Vec<ShownBundle> = judgement.bundles.iter().map(ShownBundle::new).collect();
+pub(super) fn bundles(judgement: &Judgement) -> (Vec<BundleSummary>, String) {
+    let shown: Vec<BundleSummary> = judgement.bundles.iter().map(BundleSummary::new).collect();
     let headings = ["", "SIGNER", "WHO", "SIGNED BY", "FILE"];
-    let mut lines = vec![printer::table(&headings, shown.iter().map(ShownBundle::row))];
+    let mut lines = vec![printer::table(&headings, shown.iter().map(row))];
     lines.extend(shown.iter().filter_map(|bundle| {
         let problem = bundle.problem.as_ref()?;
         Some(format!("{}: {problem}", bundle.file))
@@ -153,8 +116,8 @@ struct Shown {
     of: usize,
     signers: Vec<String>,
     sentence: String,
-    manifest: Vec<ShownBundle>,
-    provenance: Option<Vec<ShownBundle>>,
+    manifest: Vec<BundleSummary>,
+    provenance: Option<Vec<BundleSummary>>,
     #[serde(skip)]
     tables: Vec<(&'static str, String)>,
 }
