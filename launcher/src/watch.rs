@@ -402,9 +402,9 @@ impl<'a> Watch<'a> {
         if let Some(mut stopping) = self.stopping.take() {
             let up = self.is_up();
             let how = match stopping.step {
-                StopStep::Powerdown => "stopped: the guest powered off",
-                StopStep::Quit => "stopped: QEMU quit",
-                StopStep::Kill => "stopped: QEMU was killed",
+                StopStep::Powerdown => "the guest powered off",
+                StopStep::Quit => "QEMU quit",
+                StopStep::Kill => "QEMU was killed",
             };
             if let Some(order) = &mut stopping.order {
                 let _ = writeln!(order, "{how}");

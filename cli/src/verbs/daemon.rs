@@ -295,7 +295,7 @@ pub(crate) fn stop(client: &Client, name: &VmName, timeout: Duration) -> anyhow:
         last = events.last().map_or(last, |event| event.id);
         view = heard(client.status(name))?;
     }
-    printer::say(&format!("{name}: {}", view.reason.as_deref().unwrap_or(view.doing.name())));
+    printer::say(&format!("{name}: {}", doing(&view)));
     Ok(Outcome::Done)
 }
 

@@ -410,7 +410,7 @@ pub(crate) fn stop(args: &StopArgs) -> anyhow::Result<Outcome> {
     let state = StateRoot::from_environment()?;
     let how = casemate_launcher::stop(&state, &name, timeout)
         .hint("`casemate ps` lists the VMs of this user")?;
-    printer::say(&format!("{name}: {how}"));
+    printer::say(&format!("{name}: stopped: {how}"));
     Ok(Outcome::Done)
 }
 

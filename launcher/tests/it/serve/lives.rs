@@ -31,7 +31,7 @@ fn a_vm_is_run_seen_stopped_and_forgotten() {
     assert_eq!(refusal(client.forget(&vm("vm-1"))), "vm-1 is running");
     client.stop(&vm("vm-1"), Duration::ZERO).unwrap();
     let stopped = bench.until("vm-1", Doing::Stopped);
-    assert_eq!(stopped.reason.as_deref(), Some("stopped: QEMU quit"));
+    assert_eq!(stopped.reason.as_deref(), Some("QEMU quit"));
     assert!(!qemu(&view).is_alive());
     let mut expected = vec![EventKind::Accepted, EventKind::QemuStarted];
     expected.extend([EventKind::Stage; 10]);
@@ -56,7 +56,7 @@ fn a_guest_that_heeds_the_button_powers_off_and_one_that_ends_by_itself_may() {
     bench.run("vm-1", at_once(3));
     client.stop(&vm("vm-1"), Duration::from_secs(30)).unwrap();
     let stopped = bench.until("vm-1", Doing::Stopped);
-    assert_eq!(stopped.reason.as_deref(), Some("stopped: the guest powered off"));
+    assert_eq!(stopped.reason.as_deref(), Some("the guest powered off"));
     let (bench, client) = Bench::started("fake.off");
     client.run(&bench.request("vm-1", at_once(3))).unwrap();
     let ended = bench.until("vm-1", Doing::Ended);
