@@ -164,6 +164,9 @@ fn check_stage(image: &Image, stage: &Stage, suites: &BTreeSet<&str>) -> Result<
     if stage.command.trim().is_empty() || stage.command.contains('\0') {
         return Err(fault(at(steps!["command"]), "there is nothing to run"));
     }
+    if stage.prepare.contains('\0') {
+        return Err(fault(at(steps!["prepare"]), "it has a zero byte"));
+    }
     if stage.outputs.is_empty() {
         return Err(fault(at(steps!["output"]), "a stage without output is of no use"));
     }

@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use super::check::Fault;
 use super::{
-    AccountName, Archive, ArchiveName, Cmdline, Concat, CrateName, Exclude, FileFix, Firmware,
-    Group, GuestPath, IdBlock, Image, ImageName, ImageVersion, Install, Link, Linked, Measure,
-    ModuleName, PackageName, PackageSpec, PathPattern, Programs, SCHEMA, Stage, StageName, Step,
-    UnitName, User,
+    AccountName, Archive, ArchiveName, Cmdline, Concat, CrateName, Exclude, FileFix, FileName,
+    Firmware, Group, GuestPath, IdBlock, Image, ImageName, ImageVersion, Install, Link, Linked,
+    LocalPath, Measure, ModuleName, PackageName, PackageSpec, PathPattern, Programs, SCHEMA, Stage,
+    StageFile, StageName, StageSource, Step, UnitName, User,
 };
 
 /// The contents of an `image.toml` with `extends`.
@@ -29,6 +29,8 @@ pub(super) struct Extension {
     epoch: Option<u32>,
     #[serde(default)]
     remove: Remove,
+    #[serde(default)]
+    change: Change,
     #[serde(default)]
     archive: BTreeMap<ArchiveName, MoreArchive>,
     #[serde(default)]
@@ -78,6 +80,69 @@ struct Remove {
     concats: Vec<GuestPath>,
     enable: Vec<UnitName>,
     mask: Vec<UnitName>,
+}
+
+/// What the base has and this image has otherwise.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Change {
+    stage: BTreeMap<StageName, StageChange>,
+}
+
+/// How a stage of the base differs. What it patches and makes stays.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct StageChange {
+    packages: Vec<PackageSpec>,
+    exclude: Vec<Exclude>,
+    #[serde(rename = "source")]
+    sources: Vec<StageSource>,
+    #[serde(rename = "file")]
+    files: Vec<StageFile>,
+    prepare: Option<String>,
+    command: Option<String>,
+    remove: StageRemove,
+}
+
+/// What a stage of the base has and it has not here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct StageRemove {
+    packages: Vec<PackageName>,
+    exclude: Vec<PackageName>,
+    sources: Vec<PackageName>,
+    files: Vec<FileName>,
+    patches: Vec<LocalPath>,
+}
+
+impl StageChange {
+    fn apply(self, name: &StageName, stages: &mut [Stage]) -> Result<(), Fault> {
+        let steps = || vec!["change".into(), "stage".into(), name.as_str().into()];
+        let Some(stage) = stages.iter_mut().find(|stage| stage.name == *name) else {
+            let message = format!("the base has no stage {name}");
+            return Err(Fault { steps: steps(), message });
+        };
+        let gone = &self.remove;
+        let mut removed = || {
+            let spec = |spec: &PackageSpec, name: &PackageName| spec.name() == name;
+            remove("packages", &mut stage.packages, &gone.packages, spec)?;
+            remove("exclude", &mut stage.exclude, &gone.exclude, |a, b| a.package == *b)?;
+            remove("sources", &mut stage.sources, &gone.sources, |a, b| a.package.name() == b)?;
+            remove("files", &mut stage.files, &gone.files, |a, b| a.name == *b)?;
+            remove("patches", &mut stage.patches, &gone.patches, |a, b| a == b)
+        };
+        removed().map_err(|fault| Fault {
+            steps: [steps(), fault.steps].concat(),
+            message: fault.message,
+        })?;
+        stage.packages.extend(self.packages);
+        stage.exclude.extend(self.exclude);
+        stage.sources.extend(self.sources);
+        stage.files.extend(self.files);
+        stage.prepare = self.prepare.unwrap_or(std::mem::take(&mut stage.prepare));
+        stage.command = self.command.unwrap_or(std::mem::take(&mut stage.command));
+        Ok(())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -240,6 +305,9 @@ impl Extension {
         }
         install.extend(self.programs.install);
         linked.extend(self.programs.linked);
+        for (name, change) in self.change.stage {
+            change.apply(&name, &mut image.stages)?;
+        }
         for stage in &mut self.stages {
             dir.clone_into(&mut stage.dir);
         }

@@ -51,6 +51,10 @@ pub struct Stage {
     /// Patches of the recipe's folder, for the command to apply.
     #[serde(default)]
     pub patches: Vec<LocalPath>,
+    /// What `sh -eu` runs before `command`, in the same shell: what differs between images that
+    /// share the rest.
+    #[serde(default)]
+    pub prepare: String,
     /// What `sh -eu` runs.
     pub command: String,
     /// What the command makes.
@@ -66,6 +70,15 @@ impl Stage {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What is run, whole.
+    #[must_use]
+    pub fn script(&self) -> String {
+        match self.prepare.as_str() {
+            "" => self.command.clone(),
+            prepare => format!("{}\n{}", prepare.trim_end_matches('\n'), self.command),
+        }
     }
 
     /// Does it make kernel modules?

@@ -163,12 +163,18 @@ proptest::proptest! {
 
 /// A folder with `GOOD` as the recipe `base`, and `text` as one that extends it.
 fn extended(text: &str) -> Result<Recipe, String> {
+    extended_from(&[("base", GOOD), ("child", text)])
+}
+
+/// The last of these recipes, all in one folder.
+fn extended_from(recipes: &[(&str, &str)]) -> Result<Recipe, String> {
     let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("base", GOOD), ("child", text)] {
+    for (name, text) in recipes {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         std::fs::write(dir.path().join(name).join("image.toml"), text).unwrap();
     }
-    Recipe::load(&dir.path().join("child")).map_err(|error| error.to_string())
+    let (name, _) = recipes.last().unwrap();
+    Recipe::load(&dir.path().join(name)).map_err(|error| error.to_string())
 }
 
 const CHILD: &str = r#"schema = 1
@@ -230,6 +236,50 @@ fn a_recipe_names_only_what_differs_from_its_base() {
     let other = extended(&CHILD.replacen("0.2.0", "0.2.1", 1)).unwrap();
     assert_ne!(recipe.sha256(), other.sha256());
     assert_ne!(recipe.sha256(), Sha256Hash::of(CHILD.as_bytes()));
+}
+
+const GRANDCHILD: &str = r#"schema = 1
+extends = "../child"
+name = "grandchild"
+version = "0.1.0"
+
+[change.stage.modules]
+packages = ["make"]
+prepare = "cd driver\n"
+
+[change.stage.modules.remove]
+packages = ["gcc"]
+patches = ["patches/one.patch"]
+"#;
+
+#[test]
+fn a_stage_of_the_base_is_changed_where_it_differs() {
+    let recipes =
+        |text: &str| extended_from(&[("base", GOOD), ("child", CHILD), ("grandchild", text)]);
+    let recipe = recipes(GRANDCHILD).unwrap();
+    let [stage] = recipe.stages.as_slice() else { panic!("{:?}", recipe.stages) };
+    assert_eq!(stage.packages, ["make".parse().unwrap()]);
+    assert!(stage.patches.is_empty() && stage.makes_modules());
+    assert_eq!(stage.script(), "cd driver\ntrue");
+    let base = extended(CHILD).unwrap();
+    assert_eq!(base.stages[0].script(), "true");
+    assert_ne!(recipe.request_hash(), base.request_hash());
+    for (from, to, expected) in [
+        ("stage.modules]", "stage.module]", "change.stage.module: the base has no stage module"),
+        (
+            "[\"gcc\"]",
+            "[\"g++\"]",
+            "change.stage.modules.remove.packages[0]: g++ is not in the base",
+        ),
+        ("[\"make\"]", "[\"make\", \"make\"]", "make is asked for twice"),
+        ("prepare =", "outputs =", "unknown field `outputs`"),
+        ("cd driver", "cd\\u0000", "it has a zero byte"),
+    ] {
+        let changed = GRANDCHILD.replace(from, to);
+        assert_ne!(changed, GRANDCHILD, "{from}");
+        let error = recipes(&changed).unwrap_err();
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
 }
 
 #[test]

@@ -197,7 +197,7 @@ impl<'a> StageJob<'a> {
         for output in &stage.outputs {
             let _ = writeln!(text, "output {}", output.file);
         }
-        let _ = writeln!(text, "command {}", Sha256Hash::of(stage.command.as_bytes()));
+        let _ = writeln!(text, "command {}", Sha256Hash::of(stage.script().as_bytes()));
         Sha256Hash::of(text.as_bytes())
     }
 
@@ -257,7 +257,7 @@ impl<'a> StageJob<'a> {
             std::fs::write(&path, bytes).map_err(self.wrap(&path))?;
         }
         let mut program = Program::new(root, "/usr/bin/sh")
-            .args(["-eu", "-c", &stage.command])
+            .args(["-eu", "-c", &stage.script()])
             .env("SOURCE_DATE_EPOCH", &self.epoch.to_string())
             .env("JOBS", &jobs.max(1).to_string())
             .input(&files, "files")
