@@ -3,6 +3,7 @@
 //! ```text
 //! oci://HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST]
 //! s3://BUCKET[/PREFIX][#TAG][@sha256:DIGEST]
+//! az://CONTAINER[/PREFIX][#TAG][@sha256:DIGEST]
 //! file:///PATH[#TAG][@sha256:DIGEST]
 //! http(s)://HOST[:PORT][/PATH][#TAG][@sha256:DIGEST]
 //! ```
@@ -20,9 +21,11 @@ use casemate_measurements::hash::Sha256Hash;
 
 mod channel;
 mod error;
+mod service;
 
 pub use channel::{Channel, Named};
 pub use error::{Reason, ReferenceError};
+pub use service::Service;
 
 /// The tag where none is named.
 const DEFAULT_TAG: &str = "latest";
@@ -191,9 +194,11 @@ pub enum Place {
         /// The repository, such as `images/cpu-sandbox`.
         repository: String,
     },
-    /// A bucket of an object store that speaks S3, whose endpoint the environment names.
-    S3 {
-        /// The bucket.
+    /// A bucket of an object store, whose endpoint the environment names.
+    Objects {
+        /// What the object store speaks.
+        service: Service,
+        /// The bucket; Azure calls it a container.
         bucket: String,
         /// What every object's name begins with; may be empty.
         prefix: String,
@@ -220,7 +225,9 @@ impl Place {
     pub fn is_insecure(&self) -> bool {
         match self {
             Self::Web { tls: false, authority, .. } => !authority.is_loopback(),
-            Self::Oci { .. } | Self::S3 { .. } | Self::Directory { .. } | Self::Web { .. } => false,
+            Self::Oci { .. } | Self::Objects { .. } | Self::Directory { .. } | Self::Web { .. } => {
+                false
+            }
         }
     }
 }
@@ -229,8 +236,10 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Oci { authority, repository } => write!(f, "oci://{authority}/{repository}"),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::Objects { service, bucket, prefix } => {
+                let slash = if prefix.is_empty() { "" } else { "/" };
+                write!(f, "{}://{bucket}{slash}{prefix}", service.scheme())
+            }
             Self::Directory { path } => write!(f, "file://{}", encode(path)),
             Self::Web { tls, authority, path } => {
                 let scheme = if *tls { "https" } else { "http" };
@@ -349,9 +358,14 @@ fn parse(text: &str) -> Result<Target, Reason> {
         None => (rest, None),
     };
     let (head, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if let Some(service) = Service::of_scheme(scheme) {
+        if head.contains('@') {
+            return Err(Reason::Credentials);
+        }
+        let (bucket, prefix) = (service.bucket(head)?, plain_path(path)?);
+        return Ok(Target { place: Place::Objects { service, bucket, prefix }, selector });
+    }
     let place = match scheme {
-        "s3" if head.contains('@') => return Err(Reason::Credentials),
-        "s3" => Place::S3 { bucket: bucket(head)?, prefix: plain_path(path)? },
         "file" if !head.is_empty() => return Err(Reason::Relative),
         "file" => Place::Directory { path: decode(path)? },
         "http" | "https" => {
@@ -390,13 +404,6 @@ fn component(text: &str) -> bool {
     ends && separators.into_iter().all(|between| {
         matches!(between, "" | "." | "_" | "__") || between.bytes().all(|b| b == b'-')
     })
-}
-
-fn bucket(text: &str) -> Result<String, Reason> {
-    let good = (3..=63).contains(&text.len())
-        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
-        && text.split('.').all(label);
-    if good { Ok(text.to_owned()) } else { Err(Reason::Bucket) }
 }
 
 /// Path of a URL or of an object's name: no parts that mean something, no query.

@@ -30,7 +30,7 @@ pub enum Reason {
     #[error("it has more than {MAX_LEN} bytes")]
     TooLong,
     /// It names no kind of store.
-    #[error("expected it to start with oci://, s3://, file:///, http:// or https://")]
+    #[error("expected it to start with oci://, s3://, az://, file:///, http:// or https://")]
     Scheme,
     /// The host is missing or malformed.
     #[error("the host is malformed: expected a name or an address, with :PORT where it has one")]
@@ -50,6 +50,12 @@ pub enum Reason {
     /// The bucket is malformed.
     #[error("the bucket is malformed: expected 3 to 63 of a-z, 0-9, '.' and '-'")]
     Bucket,
+    /// The container is malformed.
+    #[error(
+        "the container is malformed: expected 3 to 63 of a-z, 0-9 and single '-', the first and \
+         the last a letter or a digit"
+    )]
+    Container,
     /// The path is malformed.
     #[error(
         "the path is malformed: expected parts without '.', '..', blanks and control characters, \

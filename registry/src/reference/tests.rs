@@ -26,6 +26,9 @@ fn every_form_is_read_and_written_back() {
         "s3://bucket#latest",
         "s3://my.bucket/some/prefix#1.0",
         &format!("s3://bucket/p#@sha256:{HEX}"),
+        "az://abc#latest",
+        "az://1-container-9/some/prefix#1.0",
+        &format!("az://container/p#t@sha256:{HEX}"),
         "file:///srv/releases#v1",
         "file:///srv/with%20blank#v1",
         &format!("https://h.example:8443/a/b%20c#t@sha256:{HEX}"),
@@ -37,7 +40,7 @@ fn every_form_is_read_and_written_back() {
 
 #[test]
 fn what_is_left_out_has_a_meaning() {
-    for text in ["oci://h/a", "s3://bucket/p/", "file:///srv", "https://h"] {
+    for text in ["oci://h/a", "s3://bucket/p/", "az://container", "file:///srv", "https://h"] {
         let reference = read(text);
         assert_eq!(reference.selector, Selector::Tag(default_tag()), "{text}");
         let digest: Sha256Hash = HEX.parse().unwrap();
@@ -86,6 +89,19 @@ fn each_malformed_part_is_named() {
         ("s3://Bucket#t", Reason::Bucket),
         ("s3://-bucket-", Reason::Bucket),
         ("s3://bucket/a/../b", Reason::Path),
+        ("az://", Reason::Container),
+        ("az://ab#t", Reason::Container),
+        (&format!("az://{}", "a".repeat(64)), Reason::Container),
+        ("az://Container", Reason::Container),
+        ("az://my.container", Reason::Container),
+        ("az://my_container", Reason::Container),
+        ("az://my--container", Reason::Container),
+        ("az://-container", Reason::Container),
+        ("az://container-", Reason::Container),
+        ("az://container#", Reason::Tag),
+        ("az://container/a//b", Reason::Path),
+        ("azure://container", Reason::Scheme),
+        ("gs://bucket", Reason::Scheme),
         ("https://h/a?x=1", Reason::Path),
         ("https://h/%2e%2e/a", Reason::Path),
         ("https://h/a%2fb", Reason::Path),
@@ -106,6 +122,7 @@ fn a_channel_is_read_and_written_back() {
         "oci://127.0.0.1:5000/a/b?channel=stable",
         "s3://bucket/p?channel=v1.0+x_y-z&image=cpu-sandbox",
         "s3://bucket?channel=stable&index=other.index",
+        "az://container/p?channel=stable&image=cpu-sandbox",
         "file:///with%20blank?channel=stable&image=a&index=_x",
         "https://h.example:8443/a?channel=1",
         "http://localhost?channel=beta",
@@ -139,6 +156,7 @@ fn a_channel_is_read_and_written_back() {
         (&long, Reason::Query),
         ("s3://bucket?channel=a&index=.x", Reason::Tag),
         ("s3://b?channel=a", Reason::Bucket),
+        ("az://a--b?channel=a", Reason::Container),
         ("https://me:hunter2@h?channel=a", Reason::Credentials),
     ] {
         let error = text.parse::<Named>().unwrap_err();
@@ -149,7 +167,12 @@ fn a_channel_is_read_and_written_back() {
 
 #[test]
 fn passwords_are_refused_and_never_quoted() {
-    for text in ["oci://me:hunter2@h/a", "https://hunter2@h/a", "s3://k:hunter2@bucket/p"] {
+    for text in [
+        "oci://me:hunter2@h/a",
+        "https://hunter2@h/a",
+        "s3://k:hunter2@bucket/p",
+        "az://hunter2@container/p",
+    ] {
         let error = text.parse::<Reference>().unwrap_err();
         assert_eq!(error.reason(), &Reason::Credentials);
         assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -172,15 +195,26 @@ fn only_this_machine_may_be_asked_without_tls() {
 
 proptest! {
     #[test]
-    fn what_is_read_is_written_as_it_is_read(text in "(oci|s3|file|https?)://[a-z0-9./:@#%_-]{0,60}") {
+    fn what_is_read_is_written_as_it_is_read(text in "(oci|s3|az|file|https?)://[a-z0-9./:@#%_-]{0,60}") {
         if let Ok(reference) = text.parse::<Reference>() {
             prop_assert_eq!(&reference.to_string().parse::<Reference>().unwrap(), &reference);
         }
     }
 
     #[test]
+    fn every_container_that_can_be_named_is_read(
+        container in "[a-z0-9]{1,9}(-[a-z0-9]{1,9}){1,5}",
+        prefix in "[a-zA-Z0-9_.]{3,9}(/[a-zA-Z0-9_.]{3,9}){0,3}",
+    ) {
+        let text = format!("az://{container}/{prefix}#t");
+        let service = Service::Azure;
+        let place = Place::Objects { service, bucket: container, prefix };
+        prop_assert_eq!(text.parse::<Reference>().unwrap().place, place);
+    }
+
+    #[test]
     fn channels_are_written_as_they_are_read(
-        store in "(oci|s3|file|https?)://[a-z0-9./:@#%_-]{0,40}",
+        store in "(oci|s3|az|file|https?)://[a-z0-9./:@#%_-]{0,40}",
         query in "(channel=[a-z.]{0,4}|image=[a-z+]{0,4}|index=[a-z_.-]{0,4}|&|[a-z#@?=]){0,8}",
     ) {
         let text = format!("{store}?{query}");

@@ -40,8 +40,9 @@ pub enum StoreError {
     /// It wants to know who asks.
     #[error(
         "{store}: {what}: not allowed (HTTP status {status}); registries take who you are from \
-         docker's config.json (`docker login`, `oras login`), object stores from \
-         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+         docker's config.json (`docker login`, `oras login`), object stores from the environment: \
+         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AZURE_STORAGE_ACCOUNT_NAME and \
+         AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
     )]
     Denied {
         /// The store.

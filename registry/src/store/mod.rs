@@ -11,6 +11,8 @@ mod directory;
 mod error;
 mod http;
 mod layout;
+#[cfg(feature = "objects")]
+mod object_client;
 mod object_settings;
 #[cfg(feature = "objects")]
 mod objects;
@@ -152,11 +154,11 @@ pub fn open(place: &Place, options: &Options) -> Result<Box<dyn Store>, StoreErr
         Place::Directory { path } => Ok(Box::new(layout::Layout(directory::Directory::new(path)))),
         Place::Web { .. } => Ok(Box::new(layout::Layout(web::Web::new(place, options)))),
         #[cfg(feature = "objects")]
-        Place::S3 { bucket, prefix } => {
-            Ok(Box::new(layout::Layout(objects::Bucket::open(bucket, prefix, options)?)))
+        Place::Objects { service, bucket, prefix } => {
+            Ok(Box::new(layout::Layout(objects::Bucket::open(*service, bucket, prefix, options)?)))
         }
         #[cfg(not(feature = "objects"))]
-        Place::S3 { .. } => Err(StoreError::Unsupported { store: place.to_string() }),
+        Place::Objects { .. } => Err(StoreError::Unsupported { store: place.to_string() }),
         Place::Oci { authority, repository } => {
             Ok(Box::new(oci::Registry::new(authority, repository, options)))
         }

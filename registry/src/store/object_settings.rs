@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::fmt;
 
-/// What the environment says about object stores: variables that begin with `AWS_`.
+/// What variables about object stores begin with.
+const PREFIXES: [&str; 2] = ["AWS_", "AZURE_"];
+
+/// What the environment says about object stores: variables that begin with `AWS_` or `AZURE_`.
 #[derive(Clone, Default)]
 pub struct ObjectSettings(Vec<(String, String)>);
 
@@ -14,15 +17,17 @@ impl ObjectSettings {
         let text = |(name, value): (OsString, OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        let about =
-            |(name, value): &(String, String)| name.starts_with("AWS_") && !value.is_empty();
+        let about = |(name, value): &(String, String)| {
+            PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !value.is_empty()
+        };
         Self(variables.filter_map(text).filter(about).collect())
     }
 
-    /// The variables and their values.
+    /// The variables that begin with `prefix`, and their values.
     #[cfg(feature = "objects")]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    pub(super) fn of(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        all.filter(move |(name, _)| name.starts_with(prefix))
     }
 }
 

@@ -1,58 +1,41 @@
-//! A bucket of an object store that speaks S3 as a store. Endpoint, region and credentials are the
-//! environment's: `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID` and their like.
+//! A bucket of an object store as a store. Endpoint and credentials are the environment's, see
+//! [`ObjectSettings`](super::ObjectSettings).
 
+use std::fmt;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientOptions, Error, GetOptions, GetRange, GetResult, ObjectStore as _,
-    ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
+    Error, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload, UpdateVersion,
 };
 use tokio::runtime::Runtime;
 
 use super::layout::{Files, Loaded};
-use super::{ObjectSettings, Options, StoreError};
-use crate::reference::Place;
+use super::object_client::{client, failed};
+use super::{Options, StoreError};
+use crate::reference::{Place, Service};
 
 /// Most characters of what an object store said that are quoted.
 const MAX_QUOTED: usize = 300;
 
 /// A bucket and what every name in it begins with.
-#[derive(Debug)]
 pub(super) struct Bucket {
     name: String,
     prefix: String,
-    client: AmazonS3,
+    client: Arc<dyn ObjectStore>,
     runtime: Arc<Runtime>,
 }
 
-/// What the environment says, as the client takes it.
-fn settings(settings: &ObjectSettings) -> AmazonS3Builder {
-    let known = settings.iter().filter_map(|(name, value)| {
-        Some((name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().ok()?, value))
-    });
-    known.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
-}
-
-fn is_tls(endpoint: &str) -> bool {
-    endpoint.parse::<ureq::http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https"))
-}
-
-/// Whether bytes for `endpoint` would travel unprotected over a network.
-fn is_insecure(endpoint: &str) -> bool {
-    let Ok(uri) = endpoint.parse::<ureq::http::Uri>() else { return true };
-    if is_tls(endpoint) {
-        return false;
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client shows its credentials.
+        f.debug_tuple("Bucket").field(&self.name).finish()
     }
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The threads that wait for object stores: one set for the process.
@@ -69,43 +52,18 @@ fn runtime() -> Result<Arc<Runtime>, io::Error> {
 }
 
 impl Bucket {
-    pub(super) fn open(bucket: &str, prefix: &str, options: &Options) -> Result<Self, StoreError> {
-        let place = Place::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+    pub(super) fn open(
+        service: Service,
+        bucket: &str,
+        prefix: &str,
+        options: &Options,
+    ) -> Result<Self, StoreError> {
+        let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
+        let place = Place::Objects { service, bucket: bucket.clone(), prefix: prefix.clone() };
         let name = place.to_string();
-        let fail = |reason: String| StoreError::Transport {
-            store: name.clone(),
-            what: "opening it".to_owned(),
-            reason,
-            again: false,
-        };
-        let runtime = runtime().map_err(|error| fail(error.to_string()))?;
-        let builder = settings(&options.objects).with_bucket_name(bucket);
-        let endpoints: Vec<String> = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
-            .iter()
-            .filter_map(|key| builder.get_config_value(key))
-            .collect();
-        if endpoints.iter().any(|endpoint| is_insecure(endpoint)) && !options.insecure_http {
-            return Err(StoreError::Insecure { store: name });
-        }
-        // Where TLS was named, no redirect leads away from it.
-        let tls = endpoints.iter().all(|endpoint| is_tls(endpoint));
-        let client = ClientOptions::new()
-            .with_allow_http(!tls)
-            .with_connect_timeout(options.patience)
-            .with_read_timeout(options.patience)
-            .with_timeout(options.patience * 20);
-        let backoff = BackoffConfig {
-            init_backoff: Duration::from_millis(200),
-            max_backoff: Duration::from_secs(2),
-            base: 2.0,
-        };
-        let retry = RetryConfig { backoff, max_retries: 3, retry_timeout: options.patience * 4 };
-        let client = builder
-            .with_client_options(client)
-            .with_retry(retry)
-            .build()
-            .map_err(|error| fail(error.to_string()))?;
-        Ok(Self { name, prefix: prefix.to_owned(), client, runtime })
+        let runtime = runtime().map_err(|error| failed(&name, error.to_string()))?;
+        let client = client(service, &bucket, &name, options)?;
+        Ok(Self { name, prefix, client, runtime })
     }
 
     fn path(&self, path: &str) -> Path {
@@ -231,29 +189,5 @@ impl Read for Body {
         let len = self.rest.len().min(buffer.len());
         self.rest.copy_to_slice(&mut buffer[..len]);
         Ok(len)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_tls_only_this_machine_is_asked() {
-        for (endpoint, insecure) in [
-            ("https://s3.example", false),
-            ("HTTPS://s3.example:9000/path", false),
-            ("http://127.0.0.1:9000", false),
-            ("http://[::1]:9000", false),
-            ("http://localhost", false),
-            ("http://s3.example", true),
-            ("HTTP://10.0.0.1:9000", true),
-            ("http://127.0.0.1.example", true),
-            ("http://user@s3.example", true),
-            ("s3.example", true),
-            ("no address", true),
-        ] {
-            assert_eq!(is_insecure(endpoint), insecure, "{endpoint}");
-        }
     }
 }
