@@ -5,6 +5,7 @@ none of it. Debian's npm would bring 400 packages along for these few.
   npm.py LOCK FOLDER
 """
 import base64
+import concurrent.futures
 import hashlib
 import io
 import json
@@ -33,9 +34,9 @@ def registry():
 
 
 source = registry()
-for path, entry in json.loads(lock.read_text())["packages"].items():
-    if not path or entry.get("dev"):
-        continue
+
+
+def install(path, entry):
     name = path.rpartition("node_modules/")[2]
     base = name.rpartition("/")[2]
     url = f"{source}/{urllib.parse.quote(name, safe='@/')}/-/{base}-{entry['version']}.tgz"
@@ -53,3 +54,14 @@ for path, entry in json.loads(lock.read_text())["packages"].items():
                 continue
             (target / inner).parent.mkdir(parents=True, exist_ok=True)
             (target / inner).write_bytes(files.extractfile(member).read())
+
+
+packages = json.loads(lock.read_text())["packages"].items()
+wanted = [(path, entry) for path, entry in packages if path and not entry.get("dev")]
+with concurrent.futures.ThreadPoolExecutor(max_workers=8) as workers:
+    try:
+        for done in [workers.submit(install, *one) for one in wanted]:
+            done.result()
+    except BaseException:
+        workers.shutdown(cancel_futures=True)
+        raise
