@@ -26,6 +26,7 @@ use casemate_registry::verify::Policy;
 use serde_json::json;
 
 use crate::fixture::{self, Scene};
+use crate::stores::objects::places;
 use crate::stores::programs::{oras, peer, registry};
 use crate::stores::{opened, read};
 
@@ -45,12 +46,12 @@ impl Shop {
     fn new() -> Self {
         let scene = Scene::new();
         let place = format!("file://{}", scene.path("store").display());
-        Self::with(scene, place)
+        Self::with(scene, place, &Options::default())
     }
 
-    fn with(scene: Scene, place: String) -> Self {
+    fn with(scene: Scene, place: String, options: &Options) -> Self {
         scene.signer("a");
-        let store = opened(&place, &Options::default());
+        let store = opened(&place, options);
         let policy = scene.policy(1, &["a"], "index = \"casemate\"");
         Self { scene, place, store, policy }
     }
@@ -181,10 +182,17 @@ fn a_channel_leads_to_what_is_current() {
 }
 
 #[test]
+fn an_object_store_has_indexes() {
+    for (place, options) in places("channel") {
+        exercise(&Shop::with(Scene::new(), place, &options));
+    }
+}
+
+#[test]
 fn a_registry_has_indexes_that_oras_reads() {
     let Some(server) = registry(false) else { return };
     let place = format!("127.0.0.1:{}/images/sandbox", server.port);
-    let shop = Shop::with(Scene::new(), format!("oci://{place}"));
+    let shop = Shop::with(Scene::new(), format!("oci://{place}"), &Options::default());
     exercise(&shop);
     let Some(client) = peer("oras.sh") else { return };
     let out = shop.scene.path("oras");
