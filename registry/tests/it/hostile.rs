@@ -12,8 +12,9 @@ use casemate_registry::artifact::descriptor::{Chunk, Descriptor, FileEntry, Kind
 use casemate_registry::artifact::manifest::Manifest;
 use casemate_registry::artifact::pull::PullError;
 use casemate_registry::reference::Selector;
-use casemate_registry::store::{Options, StoreError};
+use casemate_registry::store::{ObjectSettings, Options, StoreError, get};
 
+use crate::stores::programs::SECRET;
 use crate::stores::{opened, pulled, tag};
 
 /// How the server answers for a path.
@@ -36,6 +37,9 @@ enum Answer {
     /// A status with a text.
     Status(u16, &'static str),
 }
+
+/// What object stores say of an object's state.
+const STATE: &str = "ETag: \"1\"\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
 /// What was asked: the path, its range's first byte, the Authorization header.
 type Asked = (String, Option<usize>, Option<String>);
@@ -117,16 +121,16 @@ fn reply(mut stream: TcpStream, from: usize, answer: Answer) -> std::io::Result<
     match answer {
         Answer::Bytes(bytes) | Answer::Cut(bytes, _) if from > 0 => {
             let (rest, size) = (&bytes[from.min(bytes.len())..], bytes.len());
-            write!(stream, "HTTP/1.1 206 X\r\nContent-Length: {}\r\n", rest.len())?;
+            write!(stream, "HTTP/1.1 206 X\r\nContent-Length: {}\r\n{STATE}", rest.len())?;
             write!(stream, "Content-Range: bytes {from}-{}/{size}\r\n{close}", size - 1)?;
             stream.write_all(rest)
         }
         Answer::Bytes(bytes) => {
-            write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {}\r\n{close}", bytes.len())?;
+            write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {}\r\n{STATE}{close}", bytes.len())?;
             stream.write_all(&bytes)
         }
         Answer::Cut(bytes, at) => {
-            write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {}\r\n{close}", bytes.len())?;
+            write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {}\r\n{STATE}{close}", bytes.len())?;
             stream.write_all(&bytes[..at])
         }
         Answer::Endless => {
@@ -400,4 +404,72 @@ fn a_web_store_is_bounded_too() {
     server.answer("/c/index.json", &[Answer::Redirect("http://127.0.0.1:1/".to_owned())]);
     let error = pull("/c");
     assert!(matches!(error, PullError::Store(StoreError::Redirect { .. })), "{error}");
+}
+
+/// Object stores as this server plays them: how to ask, where, and the path of a blob there.
+fn objects(server: &Server, blob: &Blob) -> [(Options, &'static str, String); 2] {
+    let endpoint = format!("http://127.0.0.1:{}", server.port);
+    let options = |set: &[(&str, &str)]| {
+        let variables = set.iter().map(|(name, value)| (name.into(), value.into()));
+        Options { objects: ObjectSettings::from_environment(variables), ..tight() }
+    };
+    let s3 = options(&[
+        ("AWS_ENDPOINT_URL", &endpoint),
+        ("AWS_ACCESS_KEY_ID", "me"),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+    ]);
+    let azure = options(&[
+        ("AZURE_STORAGE_ENDPOINT", &endpoint),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "me"),
+        ("AZURE_STORAGE_SAS_TOKEN", &format!("sv=1&sig={SECRET}")),
+    ]);
+    let path = format!("/bucket/blobs/sha256/{}", blob.sha256);
+    let asked = format!("{path}?sv=1&sig={SECRET}");
+    [(s3, "s3://bucket", path), (azure, "az://bucket", asked)]
+}
+
+#[test]
+fn an_object_that_is_cut_is_taken_up_where_it_ended() {
+    let bytes = b"{}".repeat(50_000);
+    let blob = Blob::of(&bytes);
+    let server = Server::start();
+    for (options, place, path) in objects(&server, &blob) {
+        let store = opened(place, &options);
+        server.answer(&path, &[Answer::Cut(bytes.clone(), 30_000), Answer::Bytes(bytes.clone())]);
+        assert!(get(store.as_ref(), &blob).unwrap() == bytes, "{place}");
+        let asked = server.asked().into_iter().filter(|(asked, ..)| *asked == path);
+        let ranges: Vec<_> = asked.map(|(_, range, _)| range).collect();
+        assert_eq!(ranges, [None, Some(30_000)], "{place}");
+    }
+}
+
+/// A token of Azure's stands in the address of what is asked for, and in no message.
+#[test]
+fn what_an_object_store_does_wrong_is_said_without_secrets() {
+    let bytes = b"{}".repeat(50_000);
+    let blob = Blob::of(&bytes);
+    let other = [b"[]".as_slice(), &bytes[2..]].concat();
+    for answer in [
+        Answer::Bytes(other),
+        Answer::Cut(bytes.clone(), 0),
+        Answer::Stall,
+        Answer::Huge(1 << 50),
+        Answer::Redirect("http://127.0.0.1:1/".to_owned()),
+        Answer::Status(400, "no"),
+        Answer::Status(403, "no"),
+        Answer::Status(404, "no"),
+        Answer::Status(503, "no"),
+    ] {
+        let server = Server::start();
+        for (options, place, path) in objects(&server, &blob) {
+            let store = opened(place, &options);
+            server.answer(&path, std::slice::from_ref(&answer));
+            let since = Instant::now();
+            let error = get(store.as_ref(), &blob).unwrap_err();
+            assert!(since.elapsed() < Duration::from_mins(2), "took {:?}", since.elapsed());
+            assert!(server.asked().iter().any(|(asked, ..)| *asked == path), "{place}");
+            let shown = format!("{store:?} {error:?} {error}");
+            assert!(shown.contains(place) && !shown.contains(SECRET), "{shown}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use casemate_registry::store::{Expected, ObjectSettings, Options, StoreError};
 use super::azurite::{CLOSED, OPEN, azurite};
 use super::oci::chain;
 use super::programs::{self, SECRET};
-use super::{exercise, found, opened, published, pulled, read, tag, version_1};
+use super::{exercise, found, opened, published, pulled, read, tag, version_1, write};
 
 /// Options to ask with, and the beginning of a reference that only one test uses.
 pub(crate) fn places(test: &str) -> Vec<(String, Options)> {
@@ -80,7 +80,7 @@ fn a_blob_is_read_from_anywhere() {
 #[test]
 fn publishers_do_not_lose_each_others_tags() {
     let dir = tempfile::tempdir().unwrap();
-    version_1(dir.path());
+    write(dir.path(), &[("manifest.json", b"{}")]);
     for (place, options) in places("race") {
         let tags: Vec<String> = (0..8).map(|number| format!("t{number}")).collect();
         let publish = |name: &str| {
