@@ -16,11 +16,10 @@ use crate::reference::Service;
 
 /// The settings of Azure's client that are taken. `UseEmulator` is none of them: with it the client
 /// would ask an address that nobody named, with a key that everybody knows.
-const AZURE: [AzureConfigKey; 11] = [
+const AZURE: [AzureConfigKey; 10] = [
     AzureConfigKey::AccountName,
     AzureConfigKey::AccessKey,
     AzureConfigKey::SasKey,
-    AzureConfigKey::Token,
     AzureConfigKey::ClientId,
     AzureConfigKey::ClientSecret,
     AzureConfigKey::AuthorityId,
@@ -48,6 +47,9 @@ pub(super) fn client(
         }
         Service::Azure => {
             let builder = azure(&options.objects).with_container_name(bucket);
+            if builder.get_config_value(&AzureConfigKey::AccountName).is_none() {
+                return Err(failed(name, "AZURE_STORAGE_ACCOUNT_NAME is not set".to_owned()));
+            }
             // Who gives tokens is sent secrets.
             let endpoints = [AzureConfigKey::Endpoint, AzureConfigKey::AuthorityHost];
             let endpoints = endpoints.iter().filter_map(|key| builder.get_config_value(key));
@@ -144,7 +146,7 @@ mod tests {
     fn azure_with(variables: &[(&str, &str)], insecure_http: bool) -> Result<String, StoreError> {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
         let objects = ObjectSettings::from_environment(variables);
-        let options = Options { objects, insecure_http, ..Options::default() };
+        let options = Options { insecure_http, objects, ..Options::default() };
         client(Service::Azure, "container", "az://container", &options).map(|it| it.to_string())
     }
 
@@ -179,7 +181,7 @@ mod tests {
     fn the_emulator_is_not_asked_unless_it_is_named() {
         for name in ["AZURE_STORAGE_USE_EMULATOR", "AZURE_USE_EMULATOR"] {
             let error = azure_with(&[(name, "true")], false).unwrap_err().to_string();
-            assert!(error.contains("Account must be specified"), "{error}");
+            assert!(error.contains("AZURE_STORAGE_ACCOUNT_NAME is not set"), "{error}");
         }
     }
 

@@ -7,6 +7,7 @@ mod cosign;
 mod files;
 mod fixture;
 mod hostile;
+mod hostile_objects;
 mod index;
 mod interrupted;
 #[cfg(feature = "schema")]
