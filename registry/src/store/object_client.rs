@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::client::{HttpClient, HttpConnector};
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 
 use super::{ObjectSettings, Options, StoreError};
 use crate::reference::Service;
+
+/// How long a connection to a machine's metadata service is waited for.
+const METADATA_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The settings of Azure's client that are taken. `UseEmulator` is none of them: with it the client
 /// would ask an address that nobody named, with a key that everybody knows.
@@ -42,6 +46,8 @@ pub(super) fn client(
             let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
             let endpoints = endpoints.iter().filter_map(|key| builder.get_config_value(key));
             let (client, retry) = transport(name, &endpoints.collect::<Vec<_>>(), options)?;
+            let connector = Connector::new(&client, options.patience);
+            let builder = builder.with_http_connector(connector);
             let built = builder.with_client_options(client).with_retry(retry).build();
             Ok(Arc::new(built.map_err(|error| failed(name, error.to_string()))?))
         }
@@ -54,6 +60,8 @@ pub(super) fn client(
             let endpoints = [AzureConfigKey::Endpoint, AzureConfigKey::AuthorityHost];
             let endpoints = endpoints.iter().filter_map(|key| builder.get_config_value(key));
             let (client, retry) = transport(name, &endpoints.collect::<Vec<_>>(), options)?;
+            let connector = Connector::new(&client, options.patience);
+            let builder = builder.with_http_connector(connector);
             let built = builder.with_client_options(client).with_retry(retry).build();
             Ok(Arc::new(built.map_err(|error| failed(name, error.to_string()))?))
         }
@@ -112,6 +120,43 @@ fn transport(
     };
     let retry = RetryConfig { backoff, max_retries: 3, retry_timeout: options.patience * 4 };
     Ok((client, retry))
+}
+
+/// Makes HTTP clients that tell nobody where a redirect came from: a token of Azure's stands in that
+/// address.
+#[derive(Debug)]
+struct Connector {
+    patience: Duration,
+    /// How long a connection is waited for, as the options of a store say it.
+    connect: Option<String>,
+}
+
+impl Connector {
+    fn new(options: &ClientOptions, patience: Duration) -> Self {
+        let connect = options.get_config_value(&ClientConfigKey::ConnectTimeout);
+        Self { patience, connect }
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let http = options.get_config_value(&ClientConfigKey::AllowHttp);
+        let connect = options.get_config_value(&ClientConfigKey::ConnectTimeout);
+        // The client waits less for a metadata service that may not be there.
+        let connect = if connect == self.connect { self.patience } else { METADATA_PATIENCE };
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("casemate/", env!("CARGO_PKG_VERSION")))
+            .referer(false)
+            .https_only(http.as_deref() != Some("true"))
+            .connect_timeout(connect)
+            .read_timeout(self.patience)
+            .timeout(self.patience * 20)
+            .http1_only()
+            .build();
+        let failed =
+            |error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) };
+        client.map(HttpClient::new).map_err(failed)
+    }
 }
 
 fn is_tls(endpoint: &str) -> bool {

@@ -47,7 +47,7 @@ pub(crate) type Asked = (String, Option<usize>, Option<String>);
 struct State {
     answers: BTreeMap<String, Vec<Answer>>,
     asked: Vec<Asked>,
-    bodies: Vec<String>,
+    said: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -80,9 +80,9 @@ impl Server {
         self.state.lock().unwrap().asked.clone()
     }
 
-    /// What was sent along, in the order of asking.
-    pub(crate) fn bodies(&self) -> Vec<String> {
-        self.state.lock().unwrap().bodies.clone()
+    /// Headers and body of each request, in the order of asking.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.state.lock().unwrap().said.clone()
     }
 }
 
@@ -94,11 +94,13 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     }
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
     let (mut range, mut authorization, mut len) = (None, None, 0);
+    let mut said = String::new();
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
             break;
         }
+        said.push_str(&header);
         let (name, value) = header.split_once(": ").unwrap_or_default();
         match name.to_ascii_lowercase().as_str() {
             "range" => {
@@ -115,7 +117,8 @@ fn serve(stream: TcpStream, state: &Mutex<State>) {
     }
     let answer = {
         let mut state = state.lock().unwrap();
-        state.bodies.push(String::from_utf8_lossy(&body).into_owned());
+        said.push_str(&String::from_utf8_lossy(&body));
+        state.said.push(said);
         state.asked.push((path.clone(), range, authorization));
         match state.answers.get_mut(&path) {
             None => Answer::Status(404, ""),

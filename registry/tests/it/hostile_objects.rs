@@ -117,12 +117,34 @@ fn what_one_has_is_exchanged_for_a_token() {
         let asked: Vec<_> = server.asked().into_iter().map(|(path, _, who)| (path, who)).collect();
         let bearer = format!("Bearer other-{SECRET}");
         assert_eq!(asked, [(exchange.to_owned(), None), (path, Some(bearer))]);
-        let said = server.bodies()[0].clone();
-        assert!(said.split('&').any(|pair| pair == format!("{field}={own}")), "{said}");
+        let said = server.said()[0].clone();
+        let pair = format!("{field}={own}");
+        assert!(said.split(['&', '\n']).any(|found| found == pair), "{said}");
 
         let error = get(store.as_ref(), &blob).unwrap_err();
         assert!(matches!(error, StoreError::Denied { .. }), "{error}");
         let shown = format!("{store:?} {error:?} {error}");
         assert!(!shown.contains(SECRET), "{shown}");
+    }
+}
+
+/// Whoever a store sends its readers to does not learn who they are.
+#[test]
+fn another_server_is_told_no_secret() {
+    let bytes = b"{}".repeat(500);
+    let blob = Blob::of(&bytes);
+    let (server, other) = (Server::start(), Server::start());
+    for (options, place, path) in objects(&server, &blob) {
+        let to = format!("/moved/{}", &place[..2]);
+        other.answer(&to, &[Answer::Bytes(bytes.clone())]);
+        let to = format!("http://127.0.0.1:{}{to}", other.port);
+        server.answer(&path, &[Answer::Redirect(to)]);
+        assert!(get(opened(place, &options).as_ref(), &blob).unwrap() == bytes, "{place}");
+    }
+    let said = other.said();
+    assert_eq!(said.len(), 2);
+    for said in said {
+        let lower = said.to_ascii_lowercase();
+        assert!(!lower.contains("authorization") && !lower.contains(SECRET), "{said}");
     }
 }

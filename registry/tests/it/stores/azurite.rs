@@ -52,7 +52,7 @@ impl Azurite {
         self.settings(&[("AZURE_STORAGE_ACCOUNT_KEY", KEY)])
     }
 
-    /// Settings by which whoever has a token asks, and the token's signature.
+    /// Settings by which whoever has a token asks, and the token's signature as it stands in it.
     pub(crate) fn by_token(&self) -> (ObjectSettings, &str) {
         let (_, signature) = self.sas.split_once("sig=").unwrap();
         (self.settings(&[("AZURE_STORAGE_SAS_TOKEN", &self.sas)]), signature)
