@@ -353,6 +353,10 @@ impl Manager {
             return Err(Refused::Conflict { message, hint: "it need not be started" });
         }
         self.try_change(name, |vm| vec![vm.accept(now_ms())])?;
+        if let Some(entry) = self.vms.get_mut(name) {
+            // That was the supervisor of the run before.
+            entry.launched = false;
+        }
         self.begin_start(name);
         self.view(name)
     }

@@ -118,6 +118,16 @@ fn a_vm_that_is_asked_for_while_its_devices_are_given_back_waits_for_them() {
     client.stop(&vm("vm-1"), Duration::ZERO).unwrap();
     fs::remove_file(bench.path("slow")).unwrap();
     bench.until("vm-1", Doing::Stopped);
+    client.start(&vm("vm-1")).unwrap();
+    bench.until("vm-1", Doing::Running);
+    fs::write(bench.path("slow"), "").unwrap();
+    client.stop(&vm("vm-1"), Duration::ZERO).unwrap();
+    bench.until("vm-1", Doing::Stopped);
+    client.start(&vm("vm-1")).unwrap();
+    fs::remove_file(bench.path("slow")).unwrap();
+    bench.until("vm-1", Doing::Running);
+    client.stop(&vm("vm-1"), Duration::ZERO).unwrap();
+    bench.until("vm-1", Doing::Stopped);
     client.run(&bench.request("vm-1", once())).unwrap();
     bench.until("vm-1", Doing::Running);
     let log = bench.device_log("vm-1");
