@@ -1,12 +1,9 @@
 //! `serve`: the daemon. `publish`: what it publishes, without it.
 
-use std::sync::Arc;
-
 use anyhow::Context as _;
 use casemate_launcher::SupervisorCommand;
 use casemate_launcher::confine::Confinement;
 use casemate_launcher::release::Release;
-use casemate_launcher::serve::devices::NoDevices;
 use casemate_launcher::serve::{self, SOCKET_FILE, Settings};
 use casemate_launcher::state::StateRoot;
 use casemate_measurements::export::{Subject, sek8s_yaml};
@@ -59,7 +56,6 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
         public_host: args.public_host.clone(),
         confinement,
         supervisor,
-        devices: Arc::new(NoDevices),
     };
     serve::serve(settings, |up| {
         printer::say(&format!("serving at {}", up.socket.display()));

@@ -65,7 +65,6 @@ impl Manager {
                         entry.launched = false;
                     }
                     drop(lock);
-                    self.begin_release(name);
                 }
             }
             Err(error) => {
@@ -83,8 +82,11 @@ impl Manager {
             if !matches!(self.root.lock(&name), Ok(None)) {
                 continue;
             }
-            let found = self.root.vm(&name).and_then(|paths| paths.read_plan());
-            let Ok(Some(plan)) = found else { continue };
+            let Ok(paths) = self.root.vm(&name) else { continue };
+            if self.vms.get(&name).is_some_and(|entry| entry.is_left_alone(&paths)) {
+                continue;
+            }
+            let Ok(Some(plan)) = paths.read_plan() else { continue };
             let mut vm = Accepted::found(plan).into_vm(now_ms());
             (vm.doing, vm.wanted) = (Doing::Booting, true);
             let event = NewEvent::new(EventKind::Adopted, "it runs and was not asked for here");

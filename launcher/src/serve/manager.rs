@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::process::Child;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +11,6 @@ use std::time::{Duration, Instant};
 use casemate_measurements::causes::in_one_line;
 use tokio::sync::{oneshot, watch};
 
-use super::devices::Devices;
 use super::records::{Event, Records, RecordsError, now_ms};
 use super::request::Accepted;
 use super::view::VmView;
@@ -21,7 +19,7 @@ use super::wanted::Wanted;
 use super::wire::{EventsRequest, MAX_EVENTS};
 use crate::publish::document::Published;
 use crate::start::{StartError, StopError, SupervisorCommand, start_detached};
-use crate::state::{StateRoot, VmName};
+use crate::state::{StateRoot, VmName, VmPaths, VmState};
 
 /// How often each VM is looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -55,24 +53,13 @@ pub(crate) enum Command {
     /// What keeps the daemon from its work, if anything.
     Trouble(Reply<Option<String>>),
     /// The supervisor was started, or not.
-    Started(VmName, Result<Child, NotStarted>),
+    Started(VmName, Result<Child, StartError>),
     /// The VM was stopped, or not.
     Stopped(VmName, Result<String, StopError>),
-    /// The devices were taken back, or not.
-    Released(VmName, Result<(), String>),
-    /// The devices were told that their VM is quarantined.
-    Told(VmName),
     /// A file of the directory of wanted VMs was read.
     Planned(Box<(VmName, String, Result<Accepted, String>)>),
     /// Nothing more is to be done. VMs stay.
     End,
-}
-
-/// Why a VM was not started.
-#[derive(Debug)]
-pub(crate) enum NotStarted {
-    Devices(String),
-    Failed(StartError),
 }
 
 /// A VM, and what is being done to it in another thread.
@@ -94,6 +81,14 @@ impl Entry {
     pub(super) fn is_idle(&self) -> bool {
         !self.busy && !self.vm.doing.is_live()
     }
+
+    /// Whether what runs in `paths` is the run that could not be stopped: it is not found anew.
+    pub(super) fn is_left_alone(&self, paths: &VmPaths) -> bool {
+        let supervisor = |state: &VmState| state.supervisor;
+        let known = self.vm.state.as_ref().map(supervisor);
+        let runs = paths.read_state().unwrap_or_default().as_ref().map(supervisor);
+        self.vm.doing == Doing::Quarantined && known.is_some() && known == runs
+    }
 }
 
 /// The manager.
@@ -103,7 +98,6 @@ pub(crate) struct Manager {
     pub(super) records: Records,
     pub(super) vms: BTreeMap<VmName, Entry>,
     supervisor: SupervisorCommand,
-    devices: Arc<dyn Devices>,
     pub(super) sender: Sender<Command>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) wanted: Option<Wanted>,
@@ -120,7 +114,6 @@ pub(crate) struct Parts {
     pub(crate) root: StateRoot,
     pub(crate) records: Records,
     pub(crate) supervisor: SupervisorCommand,
-    pub(crate) devices: Arc<dyn Devices>,
     pub(crate) sender: Sender<Command>,
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) wanted: Option<Wanted>,
@@ -134,7 +127,6 @@ impl Manager {
             records: parts.records,
             vms: BTreeMap::new(),
             supervisor: parts.supervisor,
-            devices: parts.devices,
             sender: parts.sender,
             changed: parts.changed,
             wanted: parts.wanted,
@@ -237,17 +229,6 @@ impl Manager {
             Command::Trouble(reply) => drop(reply.send(Ok(self.trouble.clone()))),
             Command::Started(name, result) => self.started(&name, result),
             Command::Stopped(name, result) => self.stopped(&name, result),
-            Command::Released(name, result) => {
-                self.idle(&name);
-                if let Err(problem) = result {
-                    self.quarantine(&name, &problem);
-                }
-                self.stop_if_ordered(&name);
-            }
-            Command::Told(name) => {
-                self.idle(&name);
-                self.stop_if_ordered(&name);
-            }
             Command::Planned(planned) => {
                 let (name, sha256, result) = *planned;
                 self.planned(&name, &sha256, result);
@@ -338,9 +319,7 @@ impl Manager {
         let event = vm.accept(now_ms());
         let saved = self.records.save(&vm, &[event]);
         let last = saved.map_err(|error| Refused::Records(in_one_line(&error)))?;
-        // Where devices are still being given back, it is started when they are.
-        let busy = self.vms.get(&name).is_some_and(|entry| entry.busy);
-        self.vms.insert(name.clone(), Entry { busy, ..Entry::new(vm) });
+        self.vms.insert(name.clone(), Entry::new(vm));
         self.changed.send_replace(last);
         self.begin_start(&name);
         self.view(&name)
@@ -354,8 +333,8 @@ impl Manager {
         }
         self.try_change(name, |vm| vec![vm.accept(now_ms())])?;
         if let Some(entry) = self.vms.get_mut(name) {
-            // That was the supervisor of the run before.
-            entry.launched = false;
+            // Both were of the run before.
+            (entry.launched, entry.stop) = (false, None);
         }
         self.begin_start(name);
         self.view(name)
@@ -379,10 +358,6 @@ impl Manager {
         if entry.vm.doing.is_live() {
             let message = format!("{name} is {}", entry.vm.doing.name());
             return Err(Refused::Conflict { message, hint: "stop it first" });
-        }
-        if entry.busy {
-            let message = format!("the devices of {name} are being given back");
-            return Err(Refused::Conflict { message, hint: "try again in a moment" });
         }
         let removed = self.records.remove(name);
         let last = removed.map_err(|error| Refused::Records(in_one_line(&error)))?;
@@ -412,16 +387,14 @@ impl Manager {
             return;
         }
         let (plan, supervisor) = (entry.vm.plan.clone(), self.supervisor.clone());
-        let (devices, name) = (Arc::clone(&self.devices), name.clone());
+        let name = name.clone();
         self.busy(&name.clone(), move || {
-            let prepared = devices.prepare(&plan).map_err(NotStarted::Devices);
-            let started = prepared
-                .and_then(|()| start_detached(&plan, &supervisor).map_err(NotStarted::Failed));
+            let started = start_detached(&plan, &supervisor);
             Command::Started(name, started)
         });
     }
 
-    fn started(&mut self, name: &VmName, result: Result<Child, NotStarted>) {
+    fn started(&mut self, name: &VmName, result: Result<Child, StartError>) {
         self.idle(name);
         match result {
             Ok(child) => {
@@ -431,20 +404,16 @@ impl Manager {
                 }
             }
             // It runs already: it will be seen to.
-            Err(NotStarted::Failed(StartError::NameTaken { .. })) => {}
-            Err(NotStarted::Devices(problem)) => self.quarantine(name, &problem),
-            Err(NotStarted::Failed(error)) => {
+            Err(StartError::NameTaken { .. }) => {}
+            Err(error) => {
                 let reason = in_one_line(&error);
                 self.change(name, |vm| vm.failed_to_start(&reason, now_ms()));
             }
         }
-        self.stop_if_ordered(name);
-    }
-
-    /// Carries out the order to stop that came while something else was being done.
-    fn stop_if_ordered(&mut self, name: &VmName) {
-        let Some(entry) = self.vms.get_mut(name).filter(|entry| !entry.busy) else { return };
-        if let Some(timeout) = entry.stop.take() {
+        let Some(entry) = self.vms.get_mut(name) else { return };
+        // What did not start need not be stopped.
+        let stop = entry.stop.take().filter(|_| entry.vm.doing.is_live());
+        if let Some(timeout) = stop {
             self.begin_stop(name, timeout);
         }
     }
@@ -464,46 +433,19 @@ impl Manager {
 
     fn stopped(&mut self, name: &VmName, result: Result<String, StopError>) {
         self.idle(name);
+        if let Some(entry) = self.vms.get_mut(name) {
+            // A second order has nothing left to stop.
+            entry.stop = None;
+        }
         let how = match result {
             Ok(how) => how,
             Err(StopError::NotRunning { .. }) => "it had ended".to_owned(),
             Err(error) => {
                 let problem = in_one_line(&error);
-                return self.quarantine(name, &problem);
+                self.change(name, |vm| vec![vm.quarantine(&problem, now_ms())]);
+                return;
             }
         };
         self.change(name, |vm| vec![vm.stopped(&how, now_ms())]);
-        if let Some(entry) = self.vms.get_mut(name) {
-            // A second order has nothing left to stop.
-            entry.stop = None;
-        }
-        self.begin_release(name);
-    }
-
-    pub(super) fn begin_release(&mut self, name: &VmName) {
-        let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
-        let (plan, devices, name) =
-            (entry.vm.plan.clone(), Arc::clone(&self.devices), name.clone());
-        let quarantined = entry.vm.quarantine_reason();
-        self.busy(&name.clone(), move || {
-            let released = devices.release(&plan);
-            if let (Ok(()), Some(reason)) = (&released, quarantined) {
-                devices.quarantine(&plan, &reason);
-            }
-            Command::Released(name, released)
-        });
-    }
-
-    /// Leaves a VM alone of which nothing is being done.
-    fn quarantine(&mut self, name: &VmName, reason: &str) {
-        self.change(name, |vm| vec![vm.quarantine(reason, now_ms())]);
-        let Some(entry) = self.vms.get(name) else { return };
-        let Some(reason) = entry.vm.quarantine_reason() else { return };
-        let (plan, devices, name) =
-            (entry.vm.plan.clone(), Arc::clone(&self.devices), name.clone());
-        self.busy(&name.clone(), move || {
-            devices.quarantine(&plan, &reason);
-            Command::Told(name)
-        });
     }
 }

@@ -6,7 +6,6 @@
 
 mod api;
 pub mod client;
-pub mod devices;
 mod http;
 mod look;
 mod manager;
@@ -35,7 +34,6 @@ use crate::confine::Confinement;
 use crate::publish::Publisher;
 use crate::start::SupervisorCommand;
 use crate::state::{StateError, StateRoot};
-use devices::Devices;
 use manager::{Command, Manager, Parts};
 use notify::Manager as ServiceManager;
 use records::Records;
@@ -94,8 +92,6 @@ pub struct Settings {
     pub confinement: Confinement,
     /// What becomes the supervisor of a VM.
     pub supervisor: SupervisorCommand,
-    /// The host's devices.
-    pub devices: Arc<dyn Devices>,
 }
 
 /// Why the daemon does not work.
@@ -173,7 +169,6 @@ async fn work(
         root: settings.root.clone(),
         records,
         supervisor: settings.supervisor,
-        devices: settings.devices,
         sender: sender.clone(),
         changed,
         wanted: settings.wanted.as_deref().map(Wanted::new),

@@ -29,7 +29,7 @@ pub enum Doing {
     Stopped,
     /// It ended by itself and stays so.
     Ended,
-    /// It ended too often, or its devices are unfit: it is left alone until a person starts it.
+    /// It ended too often, or does not end: it is left alone until a person starts it.
     Quarantined,
 }
 
@@ -244,11 +244,6 @@ impl Vm {
         self.reason = Some(reason.to_owned());
         self.forget_processes();
         NewEvent::new(EventKind::Quarantined, reason)
-    }
-
-    /// Why it is left alone, when it is.
-    pub(crate) fn quarantine_reason(&self) -> Option<String> {
-        (self.doing == Doing::Quarantined).then(|| self.reason.clone().unwrap_or_default())
     }
 
     fn forget_processes(&mut self) {

@@ -1,12 +1,10 @@
 //! A daemon under test, in a process of its own that can be killed, with a QEMU that boots
 //! nothing.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +13,6 @@ use casemate_launcher::host::Qemu;
 use casemate_launcher::plan::{LaunchPlan, LaunchRequest};
 use casemate_launcher::release::Release;
 use casemate_launcher::serve::client::{Client, ClientError};
-use casemate_launcher::serve::devices::Devices;
 use casemate_launcher::serve::restart::Restart;
 use casemate_launcher::serve::view::VmView;
 use casemate_launcher::serve::{Doing, Event, EventKind, RunRequest, Settings, serve};
@@ -38,55 +35,6 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
         }
         assert!(since.elapsed() < PATIENCE, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Devices that write down what is done to them, and what is done at once. A file `unfit` makes
-/// them so, and one named `slow` has everything wait until it is gone.
-#[derive(Debug)]
-struct Log {
-    dir: PathBuf,
-    inside: Mutex<BTreeSet<VmName>>,
-}
-
-impl Log {
-    fn write(&self, what: &str, plan: &LaunchPlan) {
-        if !self.inside.lock().unwrap().insert(plan.name.clone()) {
-            return self.append(&format!("{what}-at-once {}\n", plan.name));
-        }
-        self.append(&format!("{what} {}\n", plan.name));
-        thread::sleep(Duration::from_millis(20));
-        while self.dir.join("slow").exists() {
-            thread::sleep(Duration::from_millis(5));
-        }
-        self.inside.lock().unwrap().remove(&plan.name);
-    }
-
-    /// One write, whole beside those of other VMs.
-    fn append(&self, line: &str) {
-        use std::io::Write as _;
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.append(true).create(true).open(self.dir.join("devices")).unwrap();
-        file.write_all(line.as_bytes()).unwrap();
-    }
-}
-
-impl Devices for Log {
-    fn prepare(&self, plan: &LaunchPlan) -> Result<(), String> {
-        self.write("prepare", plan);
-        if self.dir.join("unfit").exists() {
-            return Err("0000:01:00.0 did not come back from its reset".to_owned());
-        }
-        Ok(())
-    }
-
-    fn release(&self, plan: &LaunchPlan) -> Result<(), String> {
-        self.write("release", plan);
-        Ok(())
-    }
-
-    fn quarantine(&self, plan: &LaunchPlan, _reason: &str) {
-        self.write("quarantine", plan);
     }
 }
 
@@ -114,7 +62,6 @@ fn daemon() {
             cgroup: std::env::var_os("CASEMATE_TEST_CGROUP").map(PathBuf::from),
         },
         supervisor,
-        devices: Arc::new(Log { dir: dir.clone(), inside: Mutex::default() }),
     };
     serve(settings, |_| ()).unwrap();
 }
@@ -288,13 +235,6 @@ impl Bench {
             }
         }
         found
-    }
-
-    /// What was done to the devices of a VM.
-    pub(crate) fn device_log(&self, name: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.path("devices")).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.strip_suffix(&format!(" {name}")));
-        lines.map(str::to_owned).collect()
     }
 }
 
