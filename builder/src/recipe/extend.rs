@@ -89,7 +89,7 @@ struct Change {
     stage: BTreeMap<StageName, StageChange>,
 }
 
-/// How a stage of the base differs. What it patches and makes stays.
+/// How a stage of the base differs. What it makes stays.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct StageChange {

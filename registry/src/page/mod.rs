@@ -28,9 +28,9 @@ pub use module::{Module, ModuleError};
 pub use release::{PageError, Release, SignatureFile};
 use serde_json::{Value, json};
 
-use crate::attestation::MANIFEST_PREDICATE;
+use crate::attestation::{MANIFEST_PREDICATE, PAYLOAD_TYPE, STATEMENT_TYPE};
 use crate::index::IndexFile;
-use crate::verify::{Judgement, Policy};
+use crate::verify::{Judgement, Policy, unjudged};
 
 /// Name of the page that lists all releases.
 const INDEX: &str = "index.html";
@@ -182,7 +182,8 @@ fn signatures(html: &mut Html, site: &Site<'_>, release: &Release) {
     }
     if let (Some(policy), Some(judgement)) = (site.policy, &release.judgement) {
         let sentence = listed::sentence(judgement);
-        html.element("p", &format!("Judged when this page was made: {sentence}."));
+        let lacks = unjudged(policy).map(|lacks| format!("; {lacks}")).unwrap_or_default();
+        html.element("p", &format!("Judged when this page was made: {sentence}{lacks}."));
         html.open("table", &[]);
         html.row("th", &["Signer", "SHA-256 of the public key"]);
         let elsewhere = match site.module {
@@ -213,15 +214,17 @@ fn verification(policy: &Policy, release: &Release, module: Option<&Module>) -> 
         let spki = STANDARD.encode(key.spki());
         Some(json!({ "name": signer.name(), "curve": key.curve(), "spki": spki }))
     });
-    let signs = release.signatures.iter().filter(|file| file.predicate == MANIFEST_PREDICATE);
-    let bundles = signs.filter_map(|file| {
-        let text = std::str::from_utf8(release.bundles.get(&file.path)?).ok()?;
-        Some(json!({ "path": file.path, "text": text }))
+    let bundles = release.bundles.iter().filter_map(|(path, bytes)| {
+        let text = std::str::from_utf8(bytes).ok()?;
+        Some(json!({ "path": path, "text": text }))
     });
     json!({
         "manifest": STANDARD.encode(&release.manifest_bytes),
         "manifest_sha256": release.manifest_sha256,
+        "payload_type": PAYLOAD_TYPE,
+        "statement_type": STATEMENT_TYPE,
         "predicate_type": MANIFEST_PREDICATE,
+        "lacks": unjudged(policy),
         "policy": module.map(|_| policy.source()),
         "threshold": policy.threshold(),
         "signers": signers.collect::<Vec<_>>(),

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::changes::Packages;
 use crate::artifact::source::{Source, SourceError};
 use crate::release::{Depth, ReleaseError};
+use crate::signatures::{self, Kind};
 use crate::verify::{Judgement, Policy};
 
 /// Most bytes of a bill of materials.
@@ -82,7 +83,7 @@ pub struct Release {
     pub(super) judgement: Option<Judgement>,
     /// Signature files, by path.
     pub signatures: Vec<SignatureFile>,
-    /// The signature files themselves, by path.
+    /// Those of them that sign the manifest, by path.
     pub(super) bundles: BTreeMap<String, Vec<u8>>,
     /// Versions by package.
     pub(super) packages: Packages,
@@ -118,15 +119,14 @@ impl Release {
             }
         };
         let signatures = source.signatures.iter();
+        // Those that count, and no others that lie about.
+        let bundles = signatures::read(dir, Kind::Manifest).map_err(ReleaseError::from)?;
         Ok(Self {
             manifest_sha256: Sha256Hash::of(&bytes),
             manifest_bytes: bytes,
             manifest,
             judgement,
-            bundles: signatures
-                .clone()
-                .map(|(path, bytes)| (path.clone(), bytes.clone()))
-                .collect(),
+            bundles: bundles.into_iter().collect(),
             signatures: signatures.map(|(path, bytes)| signature(path, bytes)).collect(),
             packages: packages(&sbom),
         })

@@ -60,7 +60,9 @@
 
   // What the statement must say: this manifest, and the files that it names, and no other.
   const problem = (statement, manifest, digest) => {
-    if (statement.predicateType !== data.predicate_type) return "it is another kind of statement";
+    if (statement._type !== data.statement_type || statement.predicateType !== data.predicate_type) {
+      return "it is another kind of statement";
+    }
     const named = new Map(statement.subject.map((one) => [one.name, one.digest.sha256]));
     const files = Object.entries(manifest.artifacts).map(([name, file]) => [name, file.sha256]);
     files.push(["manifest.json", digest]);
@@ -72,7 +74,13 @@
   };
 
   const judge = async (file, manifest, digest) => {
-    const envelope = JSON.parse(file.text).dsseEnvelope;
+    const { dsseEnvelope: envelope, verificationMaterial: material } = JSON.parse(file.text);
+    if (envelope.payloadType !== data.payload_type || envelope.signatures.length !== 1) {
+      return { text: "refused: it is no envelope around one signed statement" };
+    }
+    if (material.tlogEntries?.length || material.timestampVerificationData?.rfc3161Timestamps?.length) {
+      return { text: "not verified here: it has a log entry or a timestamp" };
+    }
     const payload = bytes(envelope.payload);
     const message = encode(envelope.payloadType, payload);
     const signature = bytes(envelope.signatures[0].sig);
@@ -179,8 +187,9 @@
     const signers = await (element ? byModule(element, digest) : byKeys(manifest, digest));
     const names = signers.join(", ") || "nobody";
     const count = `${signers.length} of the ${data.threshold} signers needed`;
-    const good = signers.length >= data.threshold;
-    say(`Verified in this browser: signed by ${names}, ${count}. ${listed.length} digests are the manifest's.`, good);
+    const good = signers.length >= data.threshold && !data.lacks;
+    const lacks = data.lacks ? `, but ${data.lacks}` : "";
+    say(`Verified in this browser: signed by ${names}, ${count}${lacks}. ${listed.length} digests are the manifest's.`, good);
   } catch (error) {
     say(`Not verified in this browser: ${error.message}.`, false);
   }

@@ -33,6 +33,27 @@ const AZURE: [AzureConfigKey; 10] = [
     AzureConfigKey::Endpoint,
 ];
 
+/// The settings of S3's client that are taken. None that names a further address, such as that of the
+/// credentials of a container, but for the service that gives tokens.
+const S3: [AmazonS3ConfigKey; 16] = [
+    AmazonS3ConfigKey::AccessKeyId,
+    AmazonS3ConfigKey::SecretAccessKey,
+    AmazonS3ConfigKey::Token,
+    AmazonS3ConfigKey::Region,
+    AmazonS3ConfigKey::DefaultRegion,
+    AmazonS3ConfigKey::Endpoint,
+    AmazonS3ConfigKey::S3Endpoint,
+    AmazonS3ConfigKey::StsEndpoint,
+    AmazonS3ConfigKey::VirtualHostedStyleRequest,
+    AmazonS3ConfigKey::UnsignedPayload,
+    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    AmazonS3ConfigKey::WebIdentityTokenFile,
+    AmazonS3ConfigKey::RoleArn,
+    AmazonS3ConfigKey::RoleSessionName,
+    AmazonS3ConfigKey::SkipSignature,
+    AmazonS3ConfigKey::RequestPayer,
+];
+
 /// The client of a bucket that is called `name` in messages. Nothing is asked yet.
 pub(super) fn client(
     service: Service,
@@ -43,7 +64,11 @@ pub(super) fn client(
     match service {
         Service::S3 => {
             let builder = s3(&options.objects).with_bucket_name(bucket);
-            let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+            let endpoints = [
+                AmazonS3ConfigKey::S3Endpoint,
+                AmazonS3ConfigKey::Endpoint,
+                AmazonS3ConfigKey::StsEndpoint,
+            ];
             let endpoints = endpoints.iter().filter_map(|key| builder.get_config_value(key));
             let (client, retry) = transport(name, &endpoints.collect::<Vec<_>>(), options)?;
             let connector = Connector::new(&client, options.patience);
@@ -77,7 +102,8 @@ pub(super) fn failed(name: &str, reason: String) -> StoreError {
 /// What the environment says, as the client of S3 takes it.
 fn s3(settings: &ObjectSettings) -> AmazonS3Builder {
     let known = settings.of("AWS_").filter_map(|(name, value)| {
-        Some((name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().ok()?, value))
+        let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().ok()?;
+        S3.contains(&key).then_some((key, value))
     });
     known.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
 }
@@ -106,7 +132,6 @@ fn transport(
                       https://HOST[:PORT][/PATH], without credentials and without a query";
         return Err(failed(name, reason.to_owned()));
     }
-    // Where TLS was named, no redirect leads away from it.
     let tls = endpoints.iter().all(|endpoint| is_tls(endpoint));
     let client = ClientOptions::new()
         .with_allow_http(!tls)
@@ -122,8 +147,7 @@ fn transport(
     Ok((client, retry))
 }
 
-/// Makes HTTP clients that tell nobody where a redirect came from: a token of Azure's stands in that
-/// address.
+/// Makes HTTP clients that follow no redirect: requests carry tokens in addresses, headers and bodies.
 #[derive(Debug)]
 struct Connector {
     patience: Duration,
@@ -144,15 +168,18 @@ impl HttpConnector for Connector {
         let connect = options.get_config_value(&ClientConfigKey::ConnectTimeout);
         // The client waits less for a metadata service that may not be there.
         let connect = if connect == self.connect { self.patience } else { METADATA_PATIENCE };
+        let plain = http.as_deref() == Some("true");
         let client = reqwest::Client::builder()
             .user_agent(concat!("casemate/", env!("CARGO_PKG_VERSION")))
-            .referer(false)
-            .https_only(http.as_deref() != Some("true"))
+            .redirect(reqwest::redirect::Policy::none())
+            .https_only(!plain)
             .connect_timeout(connect)
             .read_timeout(self.patience)
             .timeout(self.patience * 20)
-            .http1_only()
-            .build();
+            .http1_only();
+        // A proxy would read what is said without TLS.
+        let client = if plain { client.no_proxy() } else { client };
+        let client = client.build();
         let failed =
             |error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) };
         client.map(HttpClient::new).map_err(failed)
@@ -218,6 +245,28 @@ mod tests {
                 let refused = matches!(opened, Err(StoreError::Insecure { .. }));
                 assert_eq!(refused, insecure, "{setting} {endpoint}: {opened:?}");
             }
+        }
+    }
+
+    /// Whoever exchanges or gives credentials is told secrets.
+    #[test]
+    fn who_gives_s3_tokens_is_held_to_tls_too() {
+        let open = |name: &str, value: &str| {
+            let set = [(name, value), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/dev/null")];
+            let set = set.iter().map(|(name, value)| (name.into(), value.into()));
+            let objects = ObjectSettings::from_environment(set);
+            let options = Options { objects, ..Options::default() };
+            client(Service::S3, "bucket", "s3://bucket", &options)
+        };
+        for name in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
+            let refused = open(name, "http://192.0.2.1").unwrap_err();
+            assert!(matches!(refused, StoreError::Insecure { .. }), "{name}: {refused}");
+            open(name, "https://192.0.2.1").unwrap();
+        }
+        // Not taken, so nobody there is asked.
+        for name in ["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_METADATA_ENDPOINT"] {
+            let shown = format!("{:?}", open(name, "http://192.0.2.1").unwrap());
+            assert!(!shown.contains("192.0.2.1"), "{shown}");
         }
     }
 

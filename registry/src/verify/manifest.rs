@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::manifest::{FILE_NAME, Manifest};
 
-use super::{Expected, Identity, Judgement, Policy, Predicate, judge};
+use super::{Expected, Identity, Judgement, Policy, Predicate, Provenance, judge};
 use crate::attestation::{MANIFEST_PREDICATE, Statement, StatementError, Subjects};
 
 /// The predicate is the manifest, byte by byte.
@@ -43,4 +43,11 @@ pub fn judge_manifest(
         predicate: &TheManifest(bytes),
     };
     judge(bundles, &expected, policy, counted)
+}
+
+/// What a policy demands beside signatures of the manifest and [`judge_manifest`] does not judge.
+#[must_use]
+pub fn unjudged(policy: &Policy) -> Option<&'static str> {
+    (policy.provenance() == Provenance::Required)
+        .then_some("the signed provenance that the signers file requires was not judged")
 }

@@ -13,7 +13,7 @@ mod summary;
 
 pub use glob::{Pattern, PatternError};
 pub use judge::{Expected, Identity, Judged, Judgement, Predicate, Proof, Refusal, judge};
-pub use manifest::{judge_manifest, subjects};
+pub use manifest::{judge_manifest, subjects, unjudged};
 #[cfg(feature = "schema")]
 pub(crate) use policy::RawPolicy;
 pub use policy::{Log, Policy, PolicyError, PolicySource, Provenance, TrustedSigner};

@@ -139,12 +139,8 @@ fn another_server_is_told_no_secret() {
         other.answer(&to, &[Answer::Bytes(bytes.clone())]);
         let to = format!("http://127.0.0.1:{}{to}", other.port);
         server.answer(&path, &[Answer::Redirect(to)]);
-        assert!(get(opened(place, &options).as_ref(), &blob).unwrap() == bytes, "{place}");
+        let error = get(opened(place, &options).as_ref(), &blob).unwrap_err().to_string();
+        assert!(error.contains(place) && !error.contains(SECRET), "{error}");
     }
-    let said = other.said();
-    assert_eq!(said.len(), 2);
-    for said in said {
-        let lower = said.to_ascii_lowercase();
-        assert!(!lower.contains("authorization") && !lower.contains(SECRET), "{said}");
-    }
+    assert_eq!(other.said(), [] as [String; 0]);
 }

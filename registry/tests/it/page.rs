@@ -89,6 +89,17 @@ fn a_browser_verifies_what_keys_signed() {
     let table = element(&dom, "table", "verified");
     assert!(table.contains("signed by p256") && table.contains("signed by p384"), "{table}");
     assert_eq!(console, "", "the page's policy forbids something of its own");
+    // Where more is demanded than pages judge, they say so.
+    let strict = scene.policy(2, &["p256", "p384"], "provenance = \"required\"");
+    let again = site(&scene, &strict, None);
+    let path = scene.path("site").join(&again[0]);
+    let (dom, _) = browsed(&path).unwrap();
+    let verdict = element(&dom, "p", "verdict");
+    assert!(
+        verdict.contains("class=\"warning\"") && verdict.contains("was not judged"),
+        "{verdict}"
+    );
+    assert_eq!(dom.matches("signed provenance that the signers file requires").count(), 3, "{dom}");
     // The one nobody signed says so, and has nothing to verify.
     let other = names.iter().find(|name| name.contains("0.2.0")).unwrap();
     let (dom, _) = browsed(&scene.path("site").join(other)).unwrap();
@@ -121,6 +132,13 @@ fn a_browser_refuses_what_was_changed() {
         let counted = element(&dom, "table", "verified").matches(good).count();
         assert_eq!(counted, usize::from(words.starts_with('1')), "{dom}");
     }
+    // What is said beside the signature is not passed over.
+    let log = page.replacen("\\\"tlogEntries\\\":[]", "\\\"tlogEntries\\\":[{}]", 1);
+    assert_ne!(log, page);
+    fs::write(&path, log).unwrap();
+    let (dom, _) = browsed(&path).unwrap();
+    let table = element(&dom, "table", "verified");
+    assert_eq!(table.matches("it has a log entry or a timestamp").count(), 1, "{table}");
     // Bundles of another release prove nothing.
     for entry in fs::read_dir(scene.path("release/signatures")).unwrap() {
         let from = entry.unwrap().path();
@@ -191,6 +209,11 @@ fn with_the_module_a_browser_verifies_identities_and_logs_too() {
     let ci = format!("signed by ci ({WORKFLOW}), before 20");
     assert!(table.contains(&ci) && table.contains("signed by p384<"), "{table}");
     assert!(table.contains("is no signer's of the policy"), "{table}");
+
+    // Where more is demanded than pages judge, they say so.
+    let text = format!("provenance = \"required\"\n{}", ours.source().signers);
+    let (said, _) = verdict(&scene, &scene.read(&text).unwrap(), &module).unwrap();
+    assert!(said.contains("class=\"warning\"") && said.contains("was not judged"), "{said}");
 
     // Other people's services vouch for nobody here.
     let _others = StandIn::start(&scene.path("others")).unwrap();

@@ -3,7 +3,9 @@
 use casemate_measurements::evidence::Base64Bytes;
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::manifest::{Manifest, ManifestError};
-use casemate_registry::verify::{BundleSummary, Policy, PolicyError, PolicySource, judge_manifest};
+use casemate_registry::verify::{
+    BundleSummary, Policy, PolicyError, PolicySource, judge_manifest, unjudged,
+};
 use serde::{Deserialize, Serialize};
 
 /// Most signature files that are judged.
@@ -53,8 +55,10 @@ pub struct Request {
 pub struct Verified {
     /// SHA-256 of the manifest.
     pub manifest_sha256: Sha256Hash,
-    /// Whether enough signed.
+    /// Whether enough signed, and nothing else is demanded.
     pub trusted: bool,
+    /// What is demanded beside and was not judged here.
+    pub lacks: Option<&'static str>,
     /// How many must.
     pub threshold: usize,
     /// Of how many.
@@ -99,9 +103,11 @@ impl Request {
         let bundles: Vec<_> =
             bundles.into_iter().map(|bundle| (bundle.path, bundle.text.into_bytes())).collect();
         let judgement = judge_manifest(&manifest, &bytes, &bundles, &policy, None);
+        let lacks = unjudged(&policy);
         Ok(Verified {
             manifest_sha256: Sha256Hash::of(&bytes),
-            trusted: judgement.is_trusted(),
+            trusted: judgement.is_trusted() && lacks.is_none(),
+            lacks,
             threshold: judgement.threshold,
             of: judgement.of,
             bundles: judgement.bundles.iter().map(BundleSummary::new).collect(),
