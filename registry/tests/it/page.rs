@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use casemate_registry::index::{Change, Entry, Index, IndexFile, Revocation, Time};
 use casemate_registry::page::{self, ListedIndex, Module, Release, Site};
@@ -15,8 +16,20 @@ use crate::stores::programs::skip;
 
 const NOW: u64 = 1_790_000_000;
 
-/// What the browser's document is once its scripts ran, and what it had to complain of.
+/// What the browser's document is once its scripts ran, and what it had to complain of. The browser
+/// does not wait for what it compiles beside its scripts, so it is asked until they have spoken.
 fn browsed(page: &Path) -> Option<(String, String)> {
+    let since = Instant::now();
+    loop {
+        let found = browsed_once(page)?;
+        let spoke = !found.0.contains("Not verified in this browser: it runs no scripts.");
+        if spoke || since.elapsed() > Duration::from_mins(3) {
+            return Some(found);
+        }
+    }
+}
+
+fn browsed_once(page: &Path) -> Option<(String, String)> {
     let profile = tempfile::tempdir().unwrap();
     let mut browser = Command::new("chromium");
     browser
