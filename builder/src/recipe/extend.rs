@@ -115,12 +115,17 @@ struct StageRemove {
     patches: Vec<LocalPath>,
 }
 
+/// Where a recipe changes a stage of its base.
+fn steps_of_change(name: &StageName) -> Vec<Step> {
+    vec!["change".into(), "stage".into(), name.as_str().into()]
+}
+
 impl StageChange {
-    fn apply(self, name: &StageName, stages: &mut [Stage]) -> Result<(), Fault> {
-        let steps = || vec!["change".into(), "stage".into(), name.as_str().into()];
+    /// Takes from a stage of the base what is to be removed.
+    fn reduce(&self, name: &StageName, stages: &mut [Stage]) -> Result<(), Fault> {
         let Some(stage) = stages.iter_mut().find(|stage| stage.name == *name) else {
             let message = format!("the base has no stage {name}");
-            return Err(Fault { steps: steps(), message });
+            return Err(Fault { steps: steps_of_change(name), message });
         };
         let gone = &self.remove;
         let mut removed = || {
@@ -132,16 +137,19 @@ impl StageChange {
             remove("patches", &mut stage.patches, &gone.patches, |a, b| a == b)
         };
         removed().map_err(|fault| Fault {
-            steps: [steps(), fault.steps].concat(),
+            steps: [steps_of_change(name), fault.steps].concat(),
             message: fault.message,
-        })?;
+        })
+    }
+
+    /// Adds to the reduced stage what is said of it.
+    fn add(self, stage: &mut Stage) {
         stage.packages.extend(self.packages);
         stage.exclude.extend(self.exclude);
         stage.sources.extend(self.sources);
         stage.files.extend(self.files);
         stage.prepare = self.prepare.unwrap_or(std::mem::take(&mut stage.prepare));
         stage.command = self.command.unwrap_or(std::mem::take(&mut stage.command));
-        Ok(())
     }
 }
 
@@ -250,6 +258,9 @@ impl Extension {
             message: error.to_string(),
         })?;
         remove("stages", &mut base.stages, &gone.stages, |a, b| a.name == *b)?;
+        for (name, change) in &self.change.stage {
+            change.reduce(name, &mut base.stages)?;
+        }
         remove("users", &mut base.users, &gone.users, |a, b| a.name == *b)?;
         remove("groups", &mut base.groups, &gone.groups, |a, b| a.name == *b)?;
         remove("links", &mut base.links, &gone.links, |a, b| a.path == *b)?;
@@ -305,8 +316,10 @@ impl Extension {
         }
         install.extend(self.programs.install);
         linked.extend(self.programs.linked);
-        for (name, change) in self.change.stage {
-            change.apply(&name, &mut image.stages)?;
+        for stage in &mut image.stages {
+            if let Some(change) = self.change.stage.remove(&stage.name) {
+                change.add(stage);
+            }
         }
         for stage in &mut self.stages {
             dir.clone_into(&mut stage.dir);
@@ -359,18 +372,43 @@ impl MoreKernel {
     }
 }
 
-/// Where `steps` into the whole image lead in the recipe that extends `base`, the reduced base:
-/// the places of list items that it added are counted from its own first. `None` for an item
-/// that is the base's.
-pub(super) fn own_steps(base: &toml::Table, steps: &[Step]) -> Option<Vec<Step>> {
-    let mut at = base.get(match steps.first()? {
-        Step::Key(key) => key.as_str(),
-        Step::Index(_) => return None,
-    });
-    let mut own = vec![steps[0].clone()];
-    for (index, step) in steps.iter().enumerate().skip(1) {
-        match (step, at) {
-            (Step::Key(key), _) => at = at.and_then(|value| value.get(key.as_str())),
+/// Which part of an image comes from the base alone, and which a recipe that extends it said.
+pub(super) struct Origin {
+    base: toml::Table,
+    changed: Vec<StageName>,
+}
+
+impl Origin {
+    /// What `extension` finds in `base`, the reduced base.
+    pub(super) fn new(base: &Image, extension: &Extension) -> Self {
+        let base = toml::Table::try_from(base).unwrap_or_default();
+        Self { base, changed: extension.change.stage.keys().cloned().collect() }
+    }
+
+    /// Where `steps` into the whole image lead in the recipe that extends the base: the places of
+    /// list items that it added are counted from its own first. `None` for an item that is the
+    /// base's.
+    pub(super) fn own_steps(&self, steps: &[Step]) -> Option<Vec<Step>> {
+        if let [Step::Key(key), Step::Index(index), below @ ..] = steps
+            && key == "stage"
+            && let Some(stage) = self.base.get(key).and_then(|stages| stages.get(*index))
+        {
+            let name = stage.get("name").and_then(toml::Value::as_str);
+            let changed = self.changed.iter().find(|changed| Some(changed.as_str()) == name)?;
+            return Some([steps_of_change(changed), own_below(Some(stage), below)?].concat());
+        }
+        let (first, below) = steps.split_first()?;
+        let Step::Key(key) = first else { return None };
+        Some([vec![first.clone()], own_below(self.base.get(key), below)?].concat())
+    }
+}
+
+/// Where `steps` lead in a recipe whose base has `base` there.
+fn own_below(mut base: Option<&toml::Value>, steps: &[Step]) -> Option<Vec<Step>> {
+    let mut own = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        match (step, base) {
+            (Step::Key(key), _) => base = base.and_then(|value| value.get(key.as_str())),
             (Step::Index(item), Some(toml::Value::Array(list))) => {
                 own.push(Step::Index(item.checked_sub(list.len())?));
                 own.extend_from_slice(&steps[index + 1..]);

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use casemate_measurements::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
 
-use extend::Extension;
+use extend::{Extension, Origin};
 pub use launch::{Id, IdBlock, RecipePolicy};
 pub use locate::{Place, Step, of_error, of_steps};
 pub use name::{
@@ -194,10 +194,10 @@ impl Recipe {
         let Self { mut layers, mut image, programs_dir } =
             Self::parse_at(&base_dir, &read(&base_dir)?, depth + 1)?;
         extension.reduce(&mut image).map_err(fault)?;
-        let base = toml::Table::try_from(&image).unwrap_or_default();
+        let origin = Origin::new(&image, &extension);
         extension.add(&mut image, dir).map_err(fault)?;
         check::check(&image).map_err(|found| {
-            let own = extend::own_steps(&base, &found.steps);
+            let own = origin.own_steps(&found.steps);
             let message = match own {
                 Some(_) => found.message,
                 None => format!("{} (of the recipe that this one extends)", found.message),

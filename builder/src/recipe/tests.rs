@@ -271,9 +271,19 @@ fn a_stage_of_the_base_is_changed_where_it_differs() {
             "[\"g++\"]",
             "change.stage.modules.remove.packages[0]: g++ is not in the base",
         ),
-        ("[\"make\"]", "[\"make\", \"make\"]", "make is asked for twice"),
+        (
+            "[\"make\"]",
+            "[\"make\", \"make\"]",
+            "7:21: change.stage.modules.packages[1]: make is asked for twice",
+        ),
         ("prepare =", "outputs =", "unknown field `outputs`"),
-        ("cd driver", "cd\\u0000", "it has a zero byte"),
+        ("cd driver", "cd\\u0000", "8:11: change.stage.modules.prepare: it has a zero byte"),
+        (
+            "packages = [\"gcc\"]",
+            "packages = [\"gcc\"]\n[[stage]]\nname = \"modules\"\npackages = []\ncommand = \"true\"\n\
+             output = []",
+            "stage[0].name: modules is defined twice",
+        ),
     ] {
         let changed = GRANDCHILD.replace(from, to);
         assert_ne!(changed, GRANDCHILD, "{from}");
