@@ -21,6 +21,8 @@ pub(crate) enum Signal {
     Qmp(Message),
     /// The monitor cannot be read any more.
     QmpFailed(QmpError),
+    /// One of the threads has read all there was.
+    Closed,
 }
 
 /// Listens on a socket that only this user can reach.
@@ -70,6 +72,7 @@ pub(crate) fn read_stages(mut stream: UnixStream, sender: &SyncSender<Signal>) {
             }
         }
     }
+    let _ = sender.send(Signal::Closed);
 }
 
 /// Hands on each message of the monitor.
@@ -78,6 +81,7 @@ pub(crate) fn read_qmp(reader: &mut UnixStream, sender: &SyncSender<Signal>) {
     if let Err(error) = result {
         let _ = sender.send(Signal::QmpFailed(error));
     }
+    let _ = sender.send(Signal::Closed);
 }
 
 /// Reads an order: how many milliseconds the guest gets to power off.

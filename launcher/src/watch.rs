@@ -36,6 +36,10 @@ const ASK_RUNNING: Duration = Duration::from_secs(5);
 /// How long QEMU gets to end by itself after a guest gave up or QEMU was told to quit.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// How long what is left to read of a QEMU that has ended may take: a process that it left behind
+/// could keep a connection open for ever.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// What is said of a guest that powered off; a panic or a reset is told by another word.
 const POWERED_OFF: &str = "guest: guest-shutdown";
 
@@ -88,6 +92,8 @@ pub(crate) struct Watch<'a> {
     words: Words,
     signals: Receiver<Signal>,
     sender: SyncSender<Signal>,
+    /// How many threads still read.
+    readers: usize,
     stage_channel: Channel,
     qmp_channel: Channel,
     psp_channel: Channel,
@@ -144,15 +150,16 @@ impl<'a> Watch<'a> {
         let mut child = command
             .spawn()
             .map_err(|source| SuperviseError::Spawn { path: path.clone(), source })?;
-        let words = Words::default();
+        let (sender, signals) = sync_channel(64);
+        let (words, mut readers) = (Words::default(), 0);
         if let Some(stderr) = child.stderr.take() {
-            words.listen(stderr);
+            words.listen(stderr, sender.clone());
+            readers += 1;
         }
         state.qemu = Some(ProcessId::of(child.id()));
         state.stage = None;
         state.reached_ms.clear();
         starter.send(Duration::ZERO, Event::QemuStarted { accel });
-        let (sender, signals) = sync_channel(64);
         let (platform, memory) = (plan.machine.backing.platform(), plan.machine.memory);
         let watch = Self {
             plan,
@@ -169,6 +176,7 @@ impl<'a> Watch<'a> {
             words,
             signals,
             sender,
+            readers,
             stage_channel,
             qmp_channel,
             psp_channel,
@@ -219,6 +227,7 @@ impl<'a> Watch<'a> {
         if let Some(stream) = self.stage_channel.accept(&paths.stage_socket()) {
             let sender = self.sender.clone();
             thread::spawn(move || channel::read_stages(stream, &sender));
+            self.readers += 1;
         }
         if let Some(mut stream) = self.psp_channel.accept(&paths.psp_socket())
             && let Some(processor) = self.processor.take()
@@ -231,6 +240,7 @@ impl<'a> Watch<'a> {
             if let Ok(mut reader) = stream.try_clone() {
                 let sender = self.sender.clone();
                 thread::spawn(move || channel::read_qmp(&mut reader, &sender));
+                self.readers += 1;
             }
             self.qmp = Some(stream);
         }
@@ -253,6 +263,7 @@ impl<'a> Watch<'a> {
             Signal::Qmp(Message::Done | Message::Failed(_) | Message::Event) => {}
             Signal::QmpFailed(error) if self.is_up() => self.qmp_lost(&error),
             Signal::QmpFailed(error) => return Err(error.into()),
+            Signal::Closed => self.readers = self.readers.saturating_sub(1),
         }
         Ok(None)
     }
@@ -386,16 +397,17 @@ impl<'a> Watch<'a> {
     /// QEMU has ended: why?
     fn ended(mut self, status: ExitStatus) -> Result<Outcome, SuperviseError> {
         // What the guest and QEMU said last may still be on its way, in connections too that were
-        // not taken yet.
+        // not taken yet. Their other end is gone, so each is read to its end.
         self.accept();
-        let until = Instant::now() + Duration::from_millis(300);
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            match self.signals.recv_timeout(left.min(TICK)) {
+        let until = Instant::now() + LAST_WORDS;
+        while self.readers > 0
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            match self.signals.recv_timeout(left) {
                 // A monitor that is cut off is no other end than that of its process.
                 Ok(Signal::QmpFailed(error)) => self.qmp_lost(&error),
                 Ok(signal) => drop(self.take(signal)?),
-                Err(_) if self.words.tail().closed => break,
-                Err(_) => {}
+                Err(_) => break,
             }
         }
         let stage = self.last_stage();

@@ -3,8 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use crate::channel::Signal;
 
 /// How many bytes of QEMU's own words are kept, in memory, while the VM boots.
 const TAIL_LEN: usize = 8 * 1024;
@@ -14,10 +17,13 @@ const TAIL_LEN: usize = 8 * 1024;
 pub(crate) struct Words(Arc<Mutex<Tail>>);
 
 impl Words {
-    /// Reads until QEMU ends, in a thread of its own.
-    pub(crate) fn listen(&self, stderr: impl Read + Send + 'static) {
+    /// Reads until QEMU ends, in a thread of its own, which says so then.
+    pub(crate) fn listen(&self, stderr: impl Read + Send + 'static, sender: SyncSender<Signal>) {
         let words = self.clone();
-        thread::spawn(move || keep_tail(stderr, &words));
+        thread::spawn(move || {
+            keep_tail(stderr, &words);
+            let _ = sender.send(Signal::Closed);
+        });
     }
 
     /// The end of what was read.
@@ -31,7 +37,7 @@ impl Words {
 pub(crate) struct Tail {
     bytes: VecDeque<u8>,
     /// Whether nothing is kept any more.
-    pub(crate) closed: bool,
+    closed: bool,
 }
 
 impl Tail {

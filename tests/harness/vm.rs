@@ -136,6 +136,9 @@ impl Host {
                 }
             }
         });
+        // Shown when the test fails: what was seen is half of why.
+        let how = result.as_ref().map(|_| "it came up");
+        eprintln!("{}: {stages:?}: {how:?}", plan.name);
         let vm = |_| Vm { name: plan.name.clone(), root: self.state(), plan: plan.clone() };
         Seen { stages, before_init, result: result.map(vm) }
     }

@@ -114,6 +114,16 @@ fn what_crashes_at_once_is_tried_and_left_alone_with_its_own_words() {
     assert!(reason.contains("qemu-system-x86_64: it was told to crash"), "{reason}");
 }
 
+/// All of its words are heard, although none was when it ended.
+#[test]
+fn what_a_guest_says_last_is_why_it_did_not_come_up() {
+    let (bench, client) = Bench::started("fake.brief");
+    client.run(&bench.request("vm-1", at_once(2))).unwrap();
+    let view = bench.until("vm-1", Doing::Quarantined);
+    let reason = view.reason.unwrap();
+    assert!(reason.contains("root disk missing (stage 0x83)"), "{reason}");
+}
+
 #[test]
 fn a_daemon_that_is_killed_at_any_moment_loses_nothing_that_it_answered() {
     let (mut bench, _) = Bench::started("");
