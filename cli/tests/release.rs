@@ -254,6 +254,19 @@ fn a_channel_is_taken_wherever_a_release_is() {
     let mirrored = format!("file://{}#stable", scene.path("mirror").display());
     let mirror = [&["release", "mirror", &channel, &mirrored][..], &signers].concat();
     assert_eq!(scene.json(0, &mirror)["manifest"], digest);
+    let copied = format!("file://{}?channel=stable", scene.path("mirror").display());
+    let follow = [&["release", "verify", &copied][..], &signers].concat();
+    assert!(scene.run(1, &follow).contains("no index under the tag index"));
+    let mirror = [&mirror[..], &["--index"]].concat();
+    let done = scene.json(0, &mirror);
+    assert_eq!((&done["index"], &done["sent"]), (&json!(1), &json!(0)));
+    assert!(scene.run(0, &follow).contains("signed by a"));
+    let tagged = format!("{store}#latest");
+    let release = [&["release", "mirror", &tagged, &mirrored, "--index"][..], &signers].concat();
+    assert!(scene.run(1, &release).contains("names none: name it as STORE?channel=NAME"));
+    let onto = mirrored.replace("#stable", "#index");
+    let onto = [&["release", "mirror", &channel, &onto, "--index"][..], &signers].concat();
+    assert!(scene.run(1, &onto).contains("is where the index goes"));
     // Nobody listens there: what is asked for is found first.
     let address = "127.0.0.1:1";
     for verb in ["verify", "ssh"] {
@@ -317,6 +330,16 @@ fn a_channel_goes_forward_and_to_what_enough_signed() {
     assert!(
         scene.run(0, &[&["release", "verify", &channel][..], &signers].concat()).contains("by a")
     );
+
+    // A mirror has the newer index, which a mirror of the older one does not take away.
+    let mirrored = format!("file://{}#stable", scene.path("mirror").display());
+    let mirror = ["release", "mirror", &channel, &mirrored, "--index", "--state"];
+    scene.run(0, &[&mirror[..], &["here"], &signers].concat());
+    let layout = fs::read(scene.path("store/index.json")).unwrap();
+    fs::copy(scene.path("layout.json"), scene.path("store/index.json")).unwrap();
+    let said = scene.run(1, &[&mirror[..], &["elsewhere"], &signers].concat());
+    assert!(said.contains("has version 1") && said.contains("readers refuse"), "{said}");
+    fs::write(scene.path("store/index.json"), layout).unwrap();
 
     // The owner of the store turns it back: whoever saw the newer index notices.
     let layout = fs::read(scene.path("store/index.json")).unwrap();

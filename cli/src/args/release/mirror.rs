@@ -15,6 +15,9 @@ pub(crate) struct ReleaseMirrorArgs {
     /// Where to; a digest behind the tag is what the tag must point to before it is moved
     #[arg(value_name = "TO")]
     pub(crate) to: Reference,
+    /// Copy the index too, once its release is there: the channel can be followed in TO then
+    #[arg(long)]
+    pub(crate) index: bool,
     #[command(flatten)]
     pub(crate) channel: ChannelArgs,
     #[command(flatten)]

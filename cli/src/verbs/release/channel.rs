@@ -9,7 +9,7 @@ use casemate_registry::artifact::index::fetch;
 use casemate_registry::artifact::pull::Resolved;
 use casemate_registry::cache::ReleaseCache;
 use casemate_registry::channel::{self, ChannelError};
-use casemate_registry::index::Entry;
+use casemate_registry::index::{Entry, IndexFile};
 use casemate_registry::reference::{Channel, Named, Reference, Selector};
 use casemate_registry::release::Release;
 use casemate_registry::store::Store;
@@ -51,8 +51,14 @@ pub(super) struct Found {
     pub(super) resolved: Resolved,
     /// The reference that pins it.
     pub(super) pinned: Reference,
-    /// What the index says of it, where a channel led to it.
-    entry: Option<Entry>,
+    /// What led to it, where that was a channel.
+    lead: Option<Lead>,
+}
+
+/// The trusted index of a channel, and what it says of the release that is current there.
+struct Lead {
+    index: IndexFile,
+    entry: Entry,
 }
 
 /// Finds what was named. `None` where it is refused, which was said.
@@ -67,7 +73,7 @@ pub(super) fn find(
         Named::Release(reference) => {
             let resolved = cache.look_up(store, reference, allow_rollback)?;
             let pinned = reference.pinned(*resolved.manifest.sha256());
-            Ok(Some(Found { resolved, pinned, entry: None }))
+            Ok(Some(Found { resolved, pinned, lead: None }))
         }
         Named::Channel(channel) => follow(channel, store, following),
     }
@@ -97,7 +103,8 @@ fn follow(
     let selector = Selector::Digest(*resolved.manifest.sha256());
     let pinned = Reference { place: channel.place.clone(), selector };
     printer::say(&format!("{channel} is {} {}, {pinned}", entry.name, entry.version));
-    Ok(Some(Found { resolved, pinned, entry: Some(entry) }))
+    let lead = Some(Lead { index: file, entry });
+    Ok(Some(Found { resolved, pinned, lead }))
 }
 
 /// Says a refusal; other errors are the caller's.
@@ -113,10 +120,15 @@ fn unless_refused<T>(result: Result<T, ChannelError>) -> anyhow::Result<Option<T
 }
 
 impl Found {
+    /// The trusted index that led to it.
+    pub(super) fn index(&self) -> Option<&IndexFile> {
+        self.lead.as_ref().map(|lead| &lead.index)
+    }
+
     /// Whether the release in `dir`, which was pulled, is the one that the index says; says it
     /// where it is not.
     pub(super) fn is_in(&self, dir: &Path) -> anyhow::Result<bool> {
-        let Some(entry) = &self.entry else { return Ok(true) };
+        let Some(Lead { entry, .. }) = &self.lead else { return Ok(true) };
         let digest = *self.resolved.manifest.sha256();
         Ok(unless_refused(entry.check(digest, &Release::open(dir)?))?.is_some())
     }

@@ -2,12 +2,14 @@
 
 use casemate_builder::progress::{Progress as _, Total};
 use casemate_measurements::hash::Sha256Hash;
+use casemate_registry::artifact::index::publish as publish_index;
 use casemate_registry::artifact::mirror::mirror as copy;
-use casemate_registry::store as stores;
+use casemate_registry::reference::{Named, Tag};
+use casemate_registry::store::{self as stores, Expected};
 use serde::Serialize;
 
 use super::channel::{self, Following};
-use super::store;
+use super::{index, store};
 use super::verify::NOT_TRUSTED;
 use crate::args::{Format, ReleaseMirrorArgs};
 use crate::outcome::Outcome;
@@ -22,12 +24,16 @@ struct Report {
     sent: u64,
     had: u64,
     signatures: usize,
+    /// The version of the index that was copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
 }
 
-/// Copies a release from one store to another.
+/// Copies a release from one store to another, and the index that led to it.
 pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     let options = store::fetching(&args.fetch);
     let expected = store::expected(&args.to, false)?;
+    let index_tag = args.index.then(|| index_tag(args)).transpose()?;
     let from = stores::open(args.from.place(), &options.store)?;
     let to = stores::open(&args.to.place, &options.store)?;
     let cache = store::cache(&args.fetch)?;
@@ -39,25 +45,51 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     if !found.is_signed(from.as_ref(), following.signers)? {
         return Ok(Outcome::Refused(NOT_TRUSTED));
     }
-    let found = found.resolved;
-    let phase = Bars::new().phase("mirror", Total::Bytes(found.descriptor.size()));
+    let release = &found.resolved;
+    let phase = Bars::new().phase("mirror", Total::Bytes(release.descriptor.size()));
     let advance = |bytes| phase.advance(bytes);
     let tag = args.to.selector.tag().map(|tag| (tag, expected));
-    let artifact = (from.as_ref(), &found);
+    let artifact = (from.as_ref(), release);
     let done = copy(artifact, to.as_ref(), tag, options.pull.jobs, &advance)?;
     let (sent, had) = (printer::size(done.sent), printer::size(done.had));
     phase.finish(&format!("{sent} sent, {had} were there"));
-    let manifest = *found.manifest.sha256();
+    let index = match (index_tag, found.index()) {
+        (Some(tag), Some(file)) => {
+            // Last: who follows the channel there finds what it leads to.
+            publish_index(to.as_ref(), file, tag, Expected::Any, index::clock()?)?;
+            Some(file.index().version)
+        }
+        _ => None,
+    };
+    let manifest = *release.manifest.sha256();
     let report = Report {
         reference: args.to.pinned(manifest).to_string(),
         manifest,
         sent: done.sent,
         had: done.had,
         signatures: done.referrers,
+        index,
     };
     match args.output.format {
         Format::Json => printer::json(&report)?,
         Format::Table => printer::line(&report.reference),
     }
     Ok(Outcome::Done)
+}
+
+/// The tag that the index has in either store.
+fn index_tag(args: &ReleaseMirrorArgs) -> anyhow::Result<&Tag> {
+    let Named::Channel(channel) = &args.from else {
+        anyhow::bail!(
+            "--index copies the index that a channel is of, and {} names none: name it as \
+             STORE?channel=NAME",
+            args.from
+        );
+    };
+    anyhow::ensure!(
+        args.to.selector.tag() != Some(&channel.index),
+        "{} is where the index goes: name another tag for the release",
+        args.to
+    );
+    Ok(&channel.index)
 }
