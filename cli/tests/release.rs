@@ -164,6 +164,18 @@ fn a_release_is_shown_beside_another() {
 }
 
 #[test]
+fn the_public_half_of_a_key_is_printed() {
+    let scene = Scene::new();
+    scene.signers(1, &["a"]);
+    let public = fs::read_to_string(scene.path("a.pub")).unwrap();
+    assert_eq!(scene.run(0, &["release", "public-key", "a"]), public);
+    let json = scene.json(0, &["release", "public-key", "a"]);
+    assert_eq!(json["pem"], public);
+    assert_eq!(json["sha256"].as_str().unwrap().len(), 64);
+    assert!(scene.run(1, &["release", "public-key", "a.pub"]).contains("a.pub"));
+}
+
+#[test]
 fn an_index_goes_forward_and_revokes() {
     let scene = Scene::new();
     scene.signers(2, &["a", "b"]);

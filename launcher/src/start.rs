@@ -21,7 +21,7 @@ use crate::watch;
 
 const TICK: Duration = Duration::from_millis(20);
 /// How long a supervisor may take to report for duty.
-const REPORT_FOR_DUTY: Duration = Duration::from_secs(20);
+const REPORT_FOR_DUTY: Duration = Duration::from_mins(1);
 /// How long a supervisor may take to clean up behind QEMU: twelve devices are reset.
 const CLEAN_UP: Duration = Duration::from_secs(90);
 /// Most bytes of one line of progress.

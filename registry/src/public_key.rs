@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_measurements::hash::Sha256Hash;
 use p256::ecdsa::signature::Verifier as _;
-use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
+use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _, LineEnding};
 use sigstore_verify::types::DerPublicKey;
 
 /// Why there is no public key.
@@ -46,6 +46,18 @@ impl PublicKey {
             Ok(key) => Self::of_p384(key),
             Err(_) => Err(PublicKeyError::NoKey),
         }
+    }
+
+    /// Writes PEM.
+    ///
+    /// # Errors
+    /// Never for a key that was read.
+    pub fn to_pem(&self) -> Result<String, PublicKeyError> {
+        let pem = match &self.point {
+            Point::P256(key) => key.to_public_key_pem(LineEnding::LF),
+            Point::P384(key) => key.to_public_key_pem(LineEnding::LF),
+        };
+        pem.map_err(PublicKeyError::Encode)
     }
 
     pub(crate) fn of_p256(key: p256::ecdsa::VerifyingKey) -> Result<Self, PublicKeyError> {

@@ -33,9 +33,9 @@ pub(crate) use measure::{
 pub(crate) use policy::{CheckArgs, InitArgs, PolicyVerb, SchemaArgs, SchemaOf};
 pub(crate) use release::{
     ChannelArgs, CurrentArgs, FetchArgs, MemoryArgs, ReleaseAttestArgs, ReleaseIndexArgs,
-    ReleaseKeygenArgs, ReleaseListArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublishArgs,
-    ReleasePullArgs, ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs, ReleaseVerb,
-    ReleaseVerifyArgs, SignerArgs, StoreArgs,
+    ReleaseKeygenArgs, ReleaseListArgs, ReleaseMirrorArgs, ReleasePageArgs, ReleasePublicKeyArgs,
+    ReleasePublishArgs, ReleasePullArgs, ReleaseRevokeArgs, ReleaseShowArgs, ReleaseSignArgs,
+    ReleaseVerb, ReleaseVerifyArgs, SignerArgs, StoreArgs,
 };
 pub(crate) use run::{Accel, Mebibytes, RestartWhen, RunArgs, StopArgs};
 pub(crate) use serve::{

@@ -1,11 +1,12 @@
-//! Private keys of P-384, wherever they are held: in a PEM file or in a token behind PKCS#11.
+//! Private keys, wherever they are held: in a PEM file or in a token behind PKCS#11. [`open`] gives
+//! those of P-384, which ID blocks are signed with.
 //!
 //! Whoever signs takes a [`Signer`] and does not learn which. A further kind of holder, such as a
 //! key management service, is a module here with a type that implements it, and a line in
 //! [`open`].
 
 pub(crate) mod file;
-mod token;
+pub(crate) mod token;
 pub(crate) mod uri;
 
 use std::path::Path;

@@ -57,9 +57,7 @@ pub enum TokenError {
         there: String,
     },
     /// Not one key matches.
-    #[error(
-        "{found} {class} keys of token {token:?} match {wanted}, expected one of type EC on P-384"
-    )]
+    #[error("{found} {class} keys of token {token:?} match {wanted}, expected one of type EC")]
     Keys {
         /// How many do.
         found: usize,
@@ -71,8 +69,10 @@ pub enum TokenError {
         wanted: String,
     },
     /// The public key is of another curve.
-    #[error("the key of token {token:?} that matches {wanted} is no ECDSA key on P-384")]
+    #[error("the key of token {token:?} that matches {wanted} is no ECDSA key on {curves}")]
     Curve {
+        /// The curves that would do.
+        curves: &'static str,
         /// The token's label.
         token: String,
         /// What was looked for.
@@ -92,25 +92,22 @@ fn failed(what: &'static str) -> impl FnOnce(Pkcs11Error) -> TokenError {
     move |source| TokenError::Token { what, source }
 }
 
-/// A private key in a token.
-pub struct TokenKey {
+/// A private key in a token, on whatever curve.
+pub(crate) struct Held {
     session: Session,
     private: ObjectHandle,
-    public: PublicKey,
+    /// The public key as a point in SEC1's form.
+    point: Vec<u8>,
+    token: String,
+    wanted: String,
 }
 
-impl fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenKey").field("public", &self.public).finish_non_exhaustive()
-    }
-}
-
-impl TokenKey {
+impl Held {
     /// Finds a key and logs in to its token.
     ///
     /// # Errors
     /// When not exactly one token and key match, or the token refuses.
-    pub fn open(uri: &TokenUri, defaults: &TokenDefaults) -> Result<Self, TokenError> {
+    pub(crate) fn open(uri: &TokenUri, defaults: &TokenDefaults) -> Result<Self, TokenError> {
         let path = uri.module_path.as_ref().or(defaults.module.as_ref());
         let path = path.ok_or(TokenError::NoModule)?;
         let module = |source| TokenError::Module { path: path.clone(), source };
@@ -133,11 +130,54 @@ impl TokenKey {
             .get_attributes(public, &[AttributeType::EcPoint])
             .map_err(failed("read the public key"))?;
         let point = attributes.iter().find_map(|attribute| match attribute {
-            Attribute::EcPoint(point) => public_key(point),
+            Attribute::EcPoint(point) => Some(bare(point).to_vec()),
             _ => None,
         });
-        let public = point.ok_or(TokenError::Curve { token, wanted })?;
-        Ok(Self { session, private, public })
+        Ok(Self { session, private, point: point.unwrap_or_default(), token, wanted })
+    }
+
+    /// The public key as a point in SEC1's form; on which curve is for its reader to say.
+    pub(crate) fn point(&self) -> &[u8] {
+        &self.point
+    }
+
+    /// Signs a digest of the curve's length: r and s, one after the other.
+    ///
+    /// # Errors
+    /// When the token refuses.
+    pub(crate) fn sign(&self, digest: &[u8]) -> Result<Vec<u8>, Pkcs11Error> {
+        self.session.sign(&Mechanism::Ecdsa, self.private, digest)
+    }
+}
+
+/// A private key of P-384 in a token.
+pub struct TokenKey {
+    held: Held,
+    public: PublicKey,
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+impl TokenKey {
+    /// Finds a key and logs in to its token.
+    ///
+    /// # Errors
+    /// When not exactly one token and key match, the key is on another curve, or the token refuses.
+    pub fn open(uri: &TokenUri, defaults: &TokenDefaults) -> Result<Self, TokenError> {
+        Self::new(Held::open(uri, defaults)?, "P-384")
+    }
+
+    /// A key that was found; `curves` are those that would do.
+    pub(crate) fn new(held: Held, curves: &'static str) -> Result<Self, TokenError> {
+        let Ok(public) = PublicKey::from_sec1(&held.point) else {
+            let Held { token, wanted, .. } = held;
+            return Err(TokenError::Curve { curves, token, wanted });
+        };
+        Ok(Self { held, public })
     }
 }
 
@@ -147,8 +187,7 @@ impl Signer for TokenKey {
     }
 
     fn sign(&self, digest: &Sha384Hash) -> Result<Signature, Box<dyn Error + Send + Sync>> {
-        let raw = self.session.sign(&Mechanism::Ecdsa, self.private, digest.as_bytes())?;
-        Ok(Signature::from_raw(&raw)?)
+        Ok(Signature::from_raw(&self.held.sign(digest.as_bytes())?)?)
     }
 }
 
@@ -216,9 +255,11 @@ fn wanted(uri: &TokenUri) -> String {
 }
 
 /// The point in `CKA_EC_POINT`: DER of an octet string, or bare as some tokens have it.
-fn public_key(point: &[u8]) -> Option<PublicKey> {
-    let bare = point.strip_prefix(&[0x04, 0x61]).filter(|rest| rest.len() == 0x61);
-    PublicKey::from_sec1(bare.unwrap_or(point)).ok()
+fn bare(point: &[u8]) -> &[u8] {
+    match point {
+        [0x04, len, rest @ ..] if usize::from(*len) == rest.len() => rest,
+        _ => point,
+    }
 }
 
 fn pin(uri: &TokenUri, defaults: &TokenDefaults) -> Result<Option<AuthPin>, TokenError> {

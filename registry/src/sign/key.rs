@@ -1,5 +1,5 @@
-//! Keys that sign releases: P-256 in a PEM file, as Sigstore's programs use, or P-384 in a PEM file
-//! or a PKCS#11 token, as ID blocks use.
+//! Keys that sign releases: P-256, as Sigstore's programs use, or P-384, as ID blocks use, in a PEM
+//! file or a PKCS#11 token.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,9 @@ use sigstore_verify::types::{
 use super::SignError;
 use crate::attestation::PAYLOAD_TYPE;
 use crate::keys::file::{self, FileError, FileKey, SEC1};
+use crate::keys::token::Held;
 use crate::keys::uri::SCHEME;
-use crate::keys::{self, OpenError, TokenDefaults};
+use crate::keys::{self, OpenError, TokenDefaults, TokenKey};
 use crate::public_key::{PublicKey, PublicKeyError};
 
 /// Why there is no key.
@@ -65,6 +66,7 @@ pub struct SigningKey {
 
 enum Private {
     P256(p256::ecdsa::SigningKey),
+    P256InToken(Held),
     P384(Box<dyn Signer>),
 }
 
@@ -81,7 +83,10 @@ impl SigningKey {
     /// When there is no such key, or its holder refuses.
     pub fn open(text: &str, defaults: &TokenDefaults) -> Result<Self, KeyError> {
         let path = Path::new(text);
-        if text.starts_with(SCHEME) || (text.contains(':') && !path.exists()) {
+        if text.starts_with(SCHEME) {
+            return Self::of_token(text, defaults);
+        }
+        if text.contains(':') && !path.exists() {
             return Self::of_signer(keys::open(text, defaults)?);
         }
         let text = file::read(path)?;
@@ -96,6 +101,19 @@ impl SigningKey {
         }
         let key = file::parse(&text).and_then(|key| FileKey::new(&key));
         let key = key.ok_or_else(|| KeyError::NoKey { path: path.to_owned() })?;
+        Self::of_signer(Box::new(key))
+    }
+
+    fn of_token(text: &str, defaults: &TokenDefaults) -> Result<Self, KeyError> {
+        let uri = text.parse().map_err(OpenError::Uri)?;
+        let held = Held::open(&uri, defaults).map_err(OpenError::Token)?;
+        if let Ok(key) = p256::ecdsa::VerifyingKey::from_sec1_bytes(held.point()) {
+            return Ok(Self {
+                public: PublicKey::of_p256(key)?,
+                private: Private::P256InToken(held),
+            });
+        }
+        let key = TokenKey::new(held, "P-256 or P-384").map_err(OpenError::Token)?;
         Self::of_signer(Box::new(key))
     }
 
@@ -124,6 +142,13 @@ impl SigningKey {
         let signature = match &self.private {
             Private::P256(key) => {
                 let signature: p256::ecdsa::Signature = key.sign(&message);
+                signature.to_der().as_bytes().to_vec()
+            }
+            Private::P256InToken(held) => {
+                let raw = held.sign(Sha256Hash::of(&message).as_bytes());
+                let raw = raw.map_err(|error| SignError::Key(error.into()))?;
+                let signature = p256::ecdsa::Signature::from_slice(&raw)
+                    .map_err(|error| SignError::Key(error.into()))?;
                 signature.to_der().as_bytes().to_vec()
             }
             Private::P384(signer) => {

@@ -7,18 +7,21 @@ use std::process::Command;
 use casemate_measurements::hash::Sha384Hash;
 use casemate_measurements::id_block::Endorsement;
 use casemate_registry::keys::{self, OpenError, TokenDefaults, TokenError};
+use casemate_registry::sign::{Signer, SigningKey};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 
+use crate::fixture::Scene;
 use crate::run;
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PIN: &str = "4711";
 /// DER of the name of P-384.
 const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 #[test]
@@ -49,7 +52,9 @@ fn with_a_token() {
     let slot = context.get_slots_with_initialized_token().unwrap()[0];
     let session = context.open_rw_session(slot).unwrap();
     session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
-    for (label, id, curve) in [("id", 1, P384), ("author", 2, P384), ("small", 3, P256)] {
+    for (label, id, curve) in
+        [("id", 1, P384), ("author", 2, P384), ("small", 3, P256), ("large", 4, P521)]
+    {
         let of_both = |mut more: Vec<Attribute>| {
             more.extend([
                 Attribute::Token(true),
@@ -80,6 +85,19 @@ fn with_a_token() {
         assert!(key.public_key().verifies(&digest, &key.sign(&digest).unwrap()));
     }
     Endorsement::new(id.public_key(), author.as_ref()).unwrap();
+
+    // Releases are signed by either.
+    let scene = Scene::new();
+    let names = ["author", "small"];
+    for name in names {
+        let key = SigningKey::open(&uri(&format!("object={name}")), &none).unwrap();
+        let public = key.public().to_pem().unwrap();
+        std::fs::write(scene.path(&format!("{name}.pub")), public).unwrap();
+        scene.sign(&Signer::Key(Box::new(key)));
+    }
+    assert!(scene.verify(&scene.policy(2, &names, "")).is_trusted());
+    let error = SigningKey::open(&uri("object=large"), &none).unwrap_err().to_string();
+    assert!(error.contains("is no ECDSA key on P-256 or P-384"), "{error}");
 
     let refused = |text: &str, defaults: &TokenDefaults| {
         let error = keys::open(text, defaults).map(|_| ()).unwrap_err();

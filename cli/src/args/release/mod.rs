@@ -21,7 +21,9 @@ pub(crate) use page::ReleasePageArgs;
 pub(crate) use publish::ReleasePublishArgs;
 pub(crate) use pull::ReleasePullArgs;
 pub(crate) use show::ReleaseShowArgs;
-pub(crate) use sign::{ReleaseAttestArgs, ReleaseKeygenArgs, ReleaseSignArgs};
+pub(crate) use sign::{
+    ReleaseAttestArgs, ReleaseKeygenArgs, ReleasePublicKeyArgs, ReleaseSignArgs,
+};
 pub(crate) use signer::SignerArgs;
 pub(crate) use store::{FetchArgs, StoreArgs};
 pub(crate) use verify::ReleaseVerifyArgs;
@@ -31,6 +33,8 @@ pub(crate) use verify::ReleaseVerifyArgs;
 pub(crate) enum ReleaseVerb {
     /// Make a key of P-256: FILE gets the private key, FILE.pub the public one
     Keygen(ReleaseKeygenArgs),
+    /// Print the public half of a key as PEM, for signers.toml
+    PublicKey(ReleasePublicKeyArgs),
     /// Sign a release and from what it was built, into its folder signatures/
     Sign(ReleaseSignArgs),
     /// Sign a release that you rebuilt yourself and found to be the same: exit 3 if it is not

@@ -1,4 +1,4 @@
-//! `casemate release keygen`, `sign`, `attest`.
+//! `casemate release keygen`, `public-key`, `sign`, `attest`.
 
 use std::path::PathBuf;
 
@@ -13,6 +13,15 @@ use crate::args::OutputArgs;
 pub(crate) struct ReleaseKeygenArgs {
     /// Where the private key goes; nothing is replaced
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `casemate release public-key`
+#[derive(Debug, Args)]
+pub(crate) struct ReleasePublicKeyArgs {
+    /// The private key: a PEM file or a PKCS#11 URI, as for `casemate release sign --key`
+    pub(crate) key: String,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -9,10 +9,9 @@ use clap::{ArgGroup, Args};
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("who").required(true).args(["key", "keyless"])))]
 pub(crate) struct SignerArgs {
-    /// Sign with this key, no network: a PEM file (P-256 as of `casemate release keygen`, or
-    /// P-384), or a PKCS#11 URI (pkcs11:token=…;object=…?module-path=…&pin-source=…) of a P-384
-    /// key. Without module-path the module is $PKCS11_MODULE_PATH, without a PIN it is
-    /// $CASEMATE_PKCS11_PIN
+    /// Sign with this key of P-256 or P-384, no network: a PEM file as of `casemate release
+    /// keygen`, or a PKCS#11 URI (pkcs11:token=…;object=…?module-path=…&pin-source=…). Without
+    /// module-path the module is $PKCS11_MODULE_PATH, without a PIN it is $CASEMATE_PKCS11_PIN
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// Sign as who an identity provider says you are: asks a certificate authority, a log and a

@@ -9,8 +9,8 @@ use casemate_registry::store::{self as stores, Expected};
 use serde::Serialize;
 
 use super::channel::{self, Following};
-use super::{index, store};
 use super::verify::NOT_TRUSTED;
+use super::{index, store};
 use crate::args::{Format, ReleaseMirrorArgs};
 use crate::outcome::Outcome;
 use crate::printer;

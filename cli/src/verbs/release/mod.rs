@@ -22,6 +22,7 @@ pub(crate) use verify::{NOT_TRUSTED, is_signed, policy};
 pub(crate) fn dispatch(verb: &ReleaseVerb) -> anyhow::Result<Outcome> {
     match verb {
         ReleaseVerb::Keygen(args) => sign::keygen(args),
+        ReleaseVerb::PublicKey(args) => sign::public_key(args),
         ReleaseVerb::Sign(args) => sign::sign(args),
         ReleaseVerb::Attest(args) => sign::attest(args),
         ReleaseVerb::Verify(args) => verify::verify(args),

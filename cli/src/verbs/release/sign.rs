@@ -1,4 +1,4 @@
-//! `release keygen`, `sign`, `attest`.
+//! `release keygen`, `public-key`, `sign`, `attest`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,9 @@ use casemate_registry::sign;
 use serde::Serialize;
 
 use super::signer;
-use crate::args::{Format, OutputArgs, ReleaseAttestArgs, ReleaseKeygenArgs, ReleaseSignArgs};
+use crate::args::{
+    Format, OutputArgs, ReleaseAttestArgs, ReleaseKeygenArgs, ReleasePublicKeyArgs, ReleaseSignArgs,
+};
 use crate::outcome::Outcome;
 use crate::printer;
 
@@ -32,6 +34,22 @@ pub(crate) fn keygen(args: &ReleaseKeygenArgs) -> anyhow::Result<Outcome> {
             public.display()
         )),
         Format::Json => printer::json(&Made { private, public, sha256 })?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Prints the public half of a key.
+pub(crate) fn public_key(args: &ReleasePublicKeyArgs) -> anyhow::Result<Outcome> {
+    #[derive(Serialize)]
+    struct Public {
+        pem: String,
+        sha256: Sha256Hash,
+    }
+    let key = signer::key(&args.key)?;
+    let public = Public { pem: key.public().to_pem()?, sha256: *key.public().sha256() };
+    match args.output.format {
+        Format::Table => printer::line(public.pem.trim_end()),
+        Format::Json => printer::json(&public)?,
     }
     Ok(Outcome::Done)
 }

@@ -11,12 +11,7 @@ use crate::args::SignerArgs;
 /// Opens the key or gets ready to ask who the signer is.
 pub(super) fn open(args: &SignerArgs) -> anyhow::Result<Signer> {
     if let Some(key) = &args.key {
-        let defaults = TokenDefaults {
-            module: std::env::var_os("PKCS11_MODULE_PATH").map(Into::into),
-            pin: std::env::var("CASEMATE_PKCS11_PIN").ok(),
-        };
-        let key = SigningKey::open(key, &defaults).context("cannot use the key")?;
-        return Ok(Signer::Key(Box::new(key)));
+        return Ok(Signer::Key(Box::new(self::key(key)?)));
     }
     let services = match &args.signing_config {
         Some(path) => Services::from_config(&read(path)?)
@@ -29,6 +24,15 @@ pub(super) fn open(args: &SignerArgs) -> anyhow::Result<Signer> {
         None => Token::Ambient,
     };
     Ok(Signer::Keyless(Box::new(Keyless::new(services, token))))
+}
+
+/// Opens a key.
+pub(super) fn key(text: &str) -> anyhow::Result<SigningKey> {
+    let defaults = TokenDefaults {
+        module: std::env::var_os("PKCS11_MODULE_PATH").map(Into::into),
+        pin: std::env::var("CASEMATE_PKCS11_PIN").ok(),
+    };
+    SigningKey::open(text, &defaults).context("cannot use the key")
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
