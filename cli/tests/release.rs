@@ -351,6 +351,8 @@ fn a_channel_goes_forward_and_to_what_enough_signed() {
     fs::copy(scene.path("layout.json"), scene.path("store/index.json")).unwrap();
     let said = scene.run(1, &[&mirror[..], &["elsewhere"], &signers].concat());
     assert!(said.contains("has version 1") && said.contains("readers refuse"), "{said}");
+    let shown = scene.json(0, &["release", "show", &mirrored]);
+    assert_eq!(shown["release"]["version"], "1.1.0", "the tag was moved back");
     fs::write(scene.path("store/index.json"), layout).unwrap();
 
     // The owner of the store turns it back: whoever saw the newer index notices.

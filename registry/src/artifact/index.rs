@@ -80,11 +80,7 @@ pub fn publish(
         let (store, tag) = (store.name(), tag.clone());
         return Err(StoreError::Conflict { store, tag, found }.into());
     }
-    let seen = there.as_ref().map(|(_, file)| file.index());
-    advance(seen, file.index(), clock).map_err(|source| {
-        let (store, tag, source) = (store.name(), tag.clone(), Box::new(source));
-        IndexArtifactError::Behind { store, tag, source }
-    })?;
+    follows(there.as_ref().map(|(_, file)| file), file, store, tag, clock)?;
     let mut file = file.clone();
     if let Some((_, there)) = &there {
         file.adopt(there)?;
@@ -104,6 +100,33 @@ pub fn publish(
     let expected = found.map_or(Expected::Absent, Expected::Manifest);
     store.commit(&manifest, &[], Some((tag, expected)))?;
     Ok(manifest)
+}
+
+/// Looks whether readers of the index that `tag` points to, if there is one, would take `file`.
+///
+/// # Errors
+/// When they would not, when the tag points to something else, or the store fails.
+pub fn check(
+    store: &dyn Store,
+    file: &IndexFile,
+    tag: &Tag,
+    clock: Clock,
+) -> Result<(), IndexArtifactError> {
+    let there = read(store, tag)?.map(|(_, file)| file);
+    follows(there.as_ref(), file, store, tag, clock)
+}
+
+fn follows(
+    there: Option<&IndexFile>,
+    file: &IndexFile,
+    store: &dyn Store,
+    tag: &Tag,
+    clock: Clock,
+) -> Result<(), IndexArtifactError> {
+    advance(there.map(IndexFile::index), file.index(), clock).map_err(|source| {
+        let (store, tag, source) = (store.name(), tag.clone(), Box::new(source));
+        IndexArtifactError::Behind { store, tag, source }
+    })
 }
 
 /// The index that `tag` points to. Whether it is to be believed is not judged yet.

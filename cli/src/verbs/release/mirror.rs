@@ -2,8 +2,7 @@
 
 use casemate_builder::progress::{Progress as _, Total};
 use casemate_measurements::hash::Sha256Hash;
-use casemate_registry::artifact::index::publish as publish_index;
-use casemate_registry::artifact::mirror::mirror as copy;
+use casemate_registry::artifact::{self, mirror::mirror as copy};
 use casemate_registry::reference::{Named, Tag};
 use casemate_registry::store::{self as stores, Expected};
 use serde::Serialize;
@@ -45,6 +44,11 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     if !found.is_signed(from.as_ref(), following.signers)? {
         return Ok(Outcome::Refused(NOT_TRUSTED));
     }
+    let index = index_tag.zip(found.index());
+    if let Some((tag, file)) = index {
+        // Before anything is moved: what the other store has may be newer.
+        artifact::index::check(to.as_ref(), file, tag, index::clock()?)?;
+    }
     let release = &found.resolved;
     let phase = Bars::new().phase("mirror", Total::Bytes(release.descriptor.size()));
     let advance = |bytes| phase.advance(bytes);
@@ -53,14 +57,10 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     let done = copy(artifact, to.as_ref(), tag, options.pull.jobs, &advance)?;
     let (sent, had) = (printer::size(done.sent), printer::size(done.had));
     phase.finish(&format!("{sent} sent, {had} were there"));
-    let index = match (index_tag, found.index()) {
-        (Some(tag), Some(file)) => {
-            // Last: who follows the channel there finds what it leads to.
-            publish_index(to.as_ref(), file, tag, Expected::Any, index::clock()?)?;
-            Some(file.index().version)
-        }
-        _ => None,
-    };
+    if let Some((tag, file)) = index {
+        // Last: who follows the channel there finds what it leads to.
+        artifact::index::publish(to.as_ref(), file, tag, Expected::Any, index::clock()?)?;
+    }
     let manifest = *release.manifest.sha256();
     let report = Report {
         reference: args.to.pinned(manifest).to_string(),
@@ -68,7 +68,7 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
         sent: done.sent,
         had: done.had,
         signatures: done.referrers,
-        index,
+        index: index.map(|(_, file)| file.index().version),
     };
     match args.output.format {
         Format::Json => printer::json(&report)?,
