@@ -131,10 +131,12 @@ fn check_closure(
 }
 
 fn check_stage(image: &Image, stage: &Stage, suites: &BTreeSet<&str>) -> Result<(), Fault> {
-    let position = image.stages.iter().position(|other| other.name == stage.name).unwrap_or(0);
-    if image.stages.iter().skip(position + 1).any(|other| other.name == stage.name) {
+    let same = |(_, other): &(usize, &Stage)| other.name == stage.name;
+    let mut positions = image.stages.iter().enumerate().filter(same).map(|(position, _)| position);
+    let position = positions.next().unwrap_or(0);
+    if let Some(again) = positions.next() {
         let message = format!("{} is defined twice", stage.name);
-        return Err(fault(steps!["stage", position + 1, "name"], message));
+        return Err(fault(steps!["stage", again, "name"], message));
     }
     let table = steps!["stage", position];
     let at = |steps: Vec<Step>| [table.as_slice(), steps.as_slice()].concat();

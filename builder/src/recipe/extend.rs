@@ -270,7 +270,8 @@ impl Extension {
         remove("mask", &mut base.units.mask, &gone.mask, |a, b| a == b)
     }
 
-    /// Adds to `image`, the reduced base, all that this recipe says. `dir` is its folder.
+    /// Adds to `image`, the base after [`Extension::reduce`], all that this recipe says. `dir` is
+    /// its folder.
     pub(super) fn add(mut self, image: &mut Image, dir: &Path) -> Result<(), Fault> {
         if self.schema != SCHEMA {
             let message =
@@ -387,7 +388,7 @@ impl Origin {
 
     /// Where `steps` into the whole image lead in the recipe that extends the base: the places of
     /// list items that it added are counted from its own first. `None` for an item that is the
-    /// base's.
+    /// base's, unless it is of a stage that was changed: the base alone had no fault.
     pub(super) fn own_steps(&self, steps: &[Step]) -> Option<Vec<Step>> {
         if let [Step::Key(key), Step::Index(index), below @ ..] = steps
             && key == "stage"
@@ -395,7 +396,8 @@ impl Origin {
         {
             let name = stage.get("name").and_then(toml::Value::as_str);
             let changed = self.changed.iter().find(|changed| Some(changed.as_str()) == name)?;
-            return Some([steps_of_change(changed), own_below(Some(stage), below)?].concat());
+            let below = own_below(Some(stage), below).unwrap_or_default();
+            return Some([steps_of_change(changed), below].concat());
         }
         let (first, below) = steps.split_first()?;
         let Step::Key(key) = first else { return None };

@@ -201,6 +201,7 @@ name = "modules"
 packages = ["gcc"]
 patches = ["patches/one.patch"]
 command = "true"
+exclude = [{ package = "bc", reason = "not used" }]
 [[stage.output]]
 file = "nvidia.ko"
 to = "module"
@@ -280,9 +281,15 @@ fn a_stage_of_the_base_is_changed_where_it_differs() {
         ("cd driver", "cd\\u0000", "8:11: change.stage.modules.prepare: it has a zero byte"),
         (
             "packages = [\"gcc\"]",
-            "packages = [\"gcc\"]\n[[stage]]\nname = \"modules\"\npackages = []\ncommand = \"true\"\n\
+            "packages = [\"gcc\"]\n[[stage]]\nname = \"other\"\npackages = []\ncommand = \"true\"\n\
+             output = []\n[[stage]]\nname = \"modules\"\npackages = []\ncommand = \"true\"\n\
              output = []",
-            "stage[0].name: modules is defined twice",
+            "stage[1].name: modules is defined twice",
+        ),
+        (
+            "packages = [\"make\"]",
+            "packages = [\"make\", \"bc\"]",
+            "6:1: change.stage.modules: bc is both asked for and excluded",
         ),
     ] {
         let changed = GRANDCHILD.replace(from, to);
