@@ -20,7 +20,8 @@ use crate::state::{self, StateError, StateRoot, VmName, VmPaths, VmState};
 use crate::watch;
 
 const TICK: Duration = Duration::from_millis(20);
-/// How long a supervisor may take to report for duty.
+/// How long a supervisor may take to report for duty; one that ends is not waited for, so only a
+/// host that is overloaded takes long.
 const REPORT_FOR_DUTY: Duration = Duration::from_mins(1);
 /// How long a supervisor may take to clean up behind QEMU: twelve devices are reset.
 const CLEAN_UP: Duration = Duration::from_secs(90);

@@ -394,8 +394,27 @@ impl<'a> Watch<'a> {
         Err(SuperviseError::Timeout { stage, waited, accel: self.accel })
     }
 
+    /// QEMU has ended because it was told to; who told it waits for the answer.
+    fn stopped(&self, stopping: Stopping) -> Result<Outcome, SuperviseError> {
+        let how = match stopping.step {
+            StopStep::Powerdown => "the guest powered off",
+            StopStep::Quit => "QEMU quit",
+            StopStep::Kill => "QEMU was killed",
+        };
+        if let Some(mut order) = stopping.order {
+            let _ = writeln!(order, "{how}");
+        }
+        if self.is_up() {
+            return Ok(Outcome::Ended { reason: how.to_owned(), by: EndedBy::Order });
+        }
+        Err(SuperviseError::StoppedEarly { stage: self.last_stage() })
+    }
+
     /// QEMU has ended: why?
     fn ended(mut self, status: ExitStatus) -> Result<Outcome, SuperviseError> {
+        if let Some(stopping) = self.stopping.take() {
+            return self.stopped(stopping);
+        }
         // What the guest and QEMU said last may still be on its way, in connections too that were
         // not taken yet. Their other end is gone, so each is read to its end.
         self.accept();
@@ -406,26 +425,15 @@ impl<'a> Watch<'a> {
             match self.signals.recv_timeout(left) {
                 // A monitor that is cut off is no other end than that of its process.
                 Ok(Signal::QmpFailed(error)) => self.qmp_lost(&error),
-                Ok(signal) => drop(self.take(signal)?),
+                Ok(signal) => {
+                    if let Some(outcome) = self.take(signal)? {
+                        return Ok(outcome);
+                    }
+                }
                 Err(_) => break,
             }
         }
         let stage = self.last_stage();
-        if let Some(mut stopping) = self.stopping.take() {
-            let up = self.is_up();
-            let how = match stopping.step {
-                StopStep::Powerdown => "the guest powered off",
-                StopStep::Quit => "QEMU quit",
-                StopStep::Kill => "QEMU was killed",
-            };
-            if let Some(order) = &mut stopping.order {
-                let _ = writeln!(order, "{how}");
-            }
-            if up {
-                return Ok(Outcome::Ended { reason: how.to_owned(), by: EndedBy::Order });
-            }
-            return Err(SuperviseError::StoppedEarly { stage });
-        }
         let how = describe(status);
         if self.is_up() {
             let reason = self.shutdown.take().unwrap_or(how);

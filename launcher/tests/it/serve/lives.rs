@@ -114,7 +114,7 @@ fn what_crashes_at_once_is_tried_and_left_alone_with_its_own_words() {
     assert!(reason.contains("qemu-system-x86_64: it was told to crash"), "{reason}");
 }
 
-/// All of its words are heard, although none was when it ended.
+/// It is read to the end, even where the end comes after QEMU's.
 #[test]
 fn what_a_guest_says_last_is_why_it_did_not_come_up() {
     let (bench, client) = Bench::started("fake.brief");
