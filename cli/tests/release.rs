@@ -269,9 +269,16 @@ fn a_channel_is_taken_wherever_a_release_is() {
     let copied = format!("file://{}?channel=stable", scene.path("mirror").display());
     let follow = [&["release", "verify", &copied][..], &signers].concat();
     assert!(scene.run(1, &follow).contains("no index under the tag index"));
+    scene.release("next", "1.1.0");
+    let next = ["release", "index", "index.json", "--add", "next", "--channel", "beta"];
+    scene.run(0, &[&next[..], &["--key", "a"], &signers].concat());
+    scene.run(0, &["release", "publish", "index.json", &store]);
     let mirror = [&mirror[..], &["--index"]].concat();
+    let (_, said) = scene.both(0, &mirror);
+    assert!(said.contains("has index casemate version 2 now"), "{said}");
+    assert!(said.contains("test 1.1.0 for snp, current in beta, is not there"), "{said}");
     let done = scene.json(0, &mirror);
-    assert_eq!((&done["index"], &done["sent"]), (&json!(1), &json!(0)));
+    assert_eq!((&done["index"], &done["sent"]), (&json!(2), &json!(0)));
     assert!(scene.run(0, &follow).contains("signed by a"));
     let tagged = format!("{store}#latest");
     let release = [&["release", "mirror", &tagged, &mirrored, "--index"][..], &signers].concat();

@@ -1,9 +1,9 @@
 //! Private keys, wherever they are held: in a PEM file or in a token behind PKCS#11. [`open`] gives
 //! those of P-384, which ID blocks are signed with.
 //!
-//! Whoever signs takes a [`Signer`] and does not learn which. A further kind of holder, such as a
-//! key management service, is a module here with a type that implements it, and a line in
-//! [`open`].
+//! Whoever signs with P-384 takes a [`Signer`] and does not learn which. A further kind of holder,
+//! such as a key management service, is a module here with a type that implements it, a line in
+//! [`open`], and for P-256 a variant of what [`crate::sign::SigningKey`] holds.
 
 pub(crate) mod file;
 pub(crate) mod token;

@@ -18,6 +18,9 @@ use cryptoki::types::AuthPin;
 
 use super::{TokenDefaults, TokenUri};
 
+/// Bytes of a point of P-256 and of P-384, not compressed.
+const P256_LEN: u8 = 0x41;
+const P384_LEN: u8 = 0x61;
 /// Most bytes of a file with a PIN.
 const MAX_PIN_LEN: u64 = 1024;
 
@@ -257,7 +260,8 @@ fn wanted(uri: &TokenUri) -> String {
 /// The point in `CKA_EC_POINT`: DER of an octet string, or bare as some tokens have it.
 fn bare(point: &[u8]) -> &[u8] {
     match point {
-        [0x04, len, rest @ ..] if usize::from(*len) == rest.len() => rest,
+        // By both lengths: a bare point's own bytes may look like the beginning of one in DER.
+        [0x04, len @ (P256_LEN | P384_LEN), rest @ ..] if rest.len() == usize::from(*len) => rest,
         _ => point,
     }
 }
@@ -283,5 +287,26 @@ fn login(session: &Session, pin: &AuthPin) -> Result<(), TokenError> {
         // All sessions of a process with one token are logged in together.
         Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
         Err(source) => Err(TokenError::Token { what: "log in with the PIN", source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_the_same_bare_and_in_der() {
+        for len in [P256_LEN, P384_LEN] {
+            // The second byte of a bare point may be anything, a length too.
+            for second in 0..=u8::MAX {
+                let mut point = vec![7; len.into()];
+                point[..2].copy_from_slice(&[0x04, second]);
+                assert_eq!(bare(&point), point);
+                assert_eq!(bare(&[&[0x04, len][..], &point].concat()), point);
+            }
+        }
+        for other in [&[][..], &[0x04], &[0x04, P256_LEN], &[0x02; 33]] {
+            assert_eq!(bare(other), other);
+        }
     }
 }

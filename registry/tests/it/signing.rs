@@ -241,6 +241,8 @@ fn keys_of_other_programs_and_curves_sign_too() {
         crate::private(&path);
         let public = scene.path(&format!("{name}.pub"));
         openssl(&["pkey", "-pubout", "-in", path.to_str().unwrap(), "-out"], &[&public]);
+        let theirs = fs::read_to_string(&public).unwrap();
+        assert_eq!(PublicKey::from_pem(&theirs).unwrap().to_pem().unwrap(), theirs);
         scene.sign(&scene.signer(name));
         names.push(name);
     }

@@ -3,8 +3,9 @@
 use casemate_builder::progress::{Progress as _, Total};
 use casemate_measurements::hash::Sha256Hash;
 use casemate_registry::artifact::{self, mirror::mirror as copy};
-use casemate_registry::reference::{Named, Tag};
-use casemate_registry::store::{self as stores, Expected};
+use casemate_registry::index::{Index, IndexFile};
+use casemate_registry::reference::{Named, Selector, Tag};
+use casemate_registry::store::{self as stores, Expected, Store};
 use serde::Serialize;
 
 use super::channel::{self, Following};
@@ -58,8 +59,11 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     let (sent, had) = (printer::size(done.sent), printer::size(done.had));
     phase.finish(&format!("{sent} sent, {had} were there"));
     if let Some((tag, file)) = index {
-        // Last: who follows the channel there finds what it leads to.
-        artifact::index::publish(to.as_ref(), file, tag, Expected::Any, index::clock()?)?;
+        // Last, and by what is there now: who follows the channel finds what it leads to.
+        if !found.is_signed(to.as_ref(), following.signers)? {
+            return Ok(Outcome::Refused(NOT_TRUSTED));
+        }
+        copy_index(to.as_ref(), file, tag)?;
     }
     let manifest = *release.manifest.sha256();
     let report = Report {
@@ -75,6 +79,27 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
         Format::Table => printer::line(&report.reference),
     }
     Ok(Outcome::Done)
+}
+
+/// Copies an index, and says which of its current releases are not beside it.
+fn copy_index(to: &dyn Store, file: &IndexFile, tag: &Tag) -> anyhow::Result<()> {
+    artifact::index::publish(to, file, tag, Expected::Any, index::clock()?)?;
+    let Index { name, version, releases, .. } = file.index();
+    printer::say(&format!("{} has index {name} version {version} now", to.name()));
+    for entry in releases.iter().filter(|entry| !entry.channels.is_empty()) {
+        let Some(digest) = entry.artifact_sha256 else { continue };
+        if to.manifest(&Selector::Digest(digest))?.is_none() {
+            let channels = entry.channels.iter().map(String::as_str).collect::<Vec<_>>();
+            printer::warn(&format!(
+                "{} {} for {}, current in {}, is not there: mirror that channel too",
+                entry.name,
+                entry.version,
+                entry.platform,
+                channels.join(", ")
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The tag that the index has in either store.
