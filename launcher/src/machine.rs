@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::argument::{Arguments, KeyVal};
-use crate::host::{LEAST_QEMU_PLAIN_KERNEL, Qemu, SevFacts};
+use crate::host::{LEAST_QEMU_PARALLEL_TCG, LEAST_QEMU_PLAIN_KERNEL, Qemu, SevFacts};
 use crate::id_block::MachineIdBlock;
 use crate::network::Link;
 use crate::state::VmPaths;
@@ -268,7 +268,7 @@ impl Machine {
             let deny = deny.with("elevateprivileges", "deny").with("spawn", "deny");
             args.option("-sandbox", deny.with("resourcecontrol", "deny"));
         }
-        self.processor(&mut args, accel);
+        self.processor(&mut args, qemu, accel);
         self.boot(&mut args, qemu, paths);
         self.disks(&mut args, paths);
         self.devices(&mut args);
@@ -283,7 +283,7 @@ impl Machine {
     }
 
     /// Machine type, memory and vCPUs.
-    fn processor(&self, args: &mut Arguments, accel: Accel) {
+    fn processor(&self, args: &mut Arguments, qemu: &Qemu, accel: Accel) {
         let machine = KeyVal::new("q35").with("memory-backend", "ram").with("vmport", "off");
         let machine = machine.with("hpet", "off");
         let vcpus = self.shape.vcpus;
@@ -309,6 +309,12 @@ impl Machine {
             _ => cpu,
         };
         args.option("-machine", machine);
+        let accel = match accel {
+            Accel::Tcg if qemu.version < LEAST_QEMU_PARALLEL_TCG => {
+                KeyVal::new("tcg").with("thread", "single")
+            }
+            accel => KeyVal::new(&accel.to_string()),
+        };
         args.option("-accel", accel);
         args.option("-cpu", cpu);
         args.option("-smp", KeyVal::default().with("cpus", vcpus).with("maxcpus", vcpus));

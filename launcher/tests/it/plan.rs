@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_launcher::committed::Committed;
 use casemate_launcher::host::{HostFacts, QemuVersion};
-use casemate_launcher::machine::{Console, ExtraDisk};
+use casemate_launcher::machine::{Accel, Console, ExtraDisk};
 use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, PlanError};
 use casemate_launcher::release::Release;
 use casemate_launcher::state::VmPaths;
@@ -75,6 +75,22 @@ fn newer_qemu_is_not_told_the_kernel_twice() {
     let request = request(Platform::Simulated, "vm-1");
     let plan = plan_in(dir.path(), &request, &snp_host(), Platform::Simulated).unwrap();
     assert!(!plan.to_string().contains("etc/boot/kernel"), "{plan}");
+}
+
+#[test]
+fn older_qemu_emulates_one_vcpu_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(Platform::Simulated, "vm-1");
+    for (minor, expected) in [(0, "tcg,thread=single"), (1, "tcg")] {
+        let mut host = plain_host();
+        host.qemu.version = QemuVersion { major: 8, minor };
+        let plan = plan_in(dir.path(), &request, &host, Platform::Simulated).unwrap();
+        let args = plan.arguments(Accel::Tcg);
+        let args = args.as_slice();
+        assert!(args.windows(2).any(|pair| pair == ["-accel", expected]), "{args:?}");
+        let args = plan.arguments(Accel::Kvm);
+        assert!(args.as_slice().windows(2).any(|pair| pair == ["-accel", "kvm"]), "{args:?}");
+    }
 }
 
 #[test]
