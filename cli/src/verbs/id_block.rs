@@ -66,10 +66,7 @@ fn manifest(dir: &Path) -> anyhow::Result<(Manifest, Sha256Hash)> {
 
 fn sign(args: &SignArgs) -> anyhow::Result<Outcome> {
     let (manifest, hash) = manifest(&args.release)?;
-    let defaults = keys::TokenDefaults {
-        module: std::env::var_os("PKCS11_MODULE_PATH").map(Into::into),
-        pin: std::env::var("CASEMATE_PKCS11_PIN").ok(),
-    };
+    let defaults = keys::TokenDefaults::from_environment(|name| std::env::var_os(name));
     let open = |what: &str, text: &str| {
         keys::open(text, &defaults).with_context(|| format!("cannot use the {what} key"))
     };

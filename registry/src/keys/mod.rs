@@ -9,6 +9,7 @@ pub(crate) mod file;
 pub(crate) mod token;
 pub(crate) mod uri;
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use casemate_measurements::id_block::Signer;
@@ -24,6 +25,17 @@ pub struct TokenDefaults {
     pub module: Option<std::path::PathBuf>,
     /// The PIN where the URI has neither `pin-value` nor `pin-source`.
     pub pin: Option<String>,
+}
+
+impl TokenDefaults {
+    /// The defaults that the environment names.
+    #[must_use]
+    pub fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        Self {
+            module: variable("PKCS11_MODULE_PATH").map(Into::into),
+            pin: variable("CASEMATE_PKCS11_PIN").and_then(|pin| pin.into_string().ok()),
+        }
+    }
 }
 
 /// Why a key cannot be had.

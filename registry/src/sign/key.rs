@@ -8,7 +8,7 @@ use casemate_measurements::hash::{Sha256Hash, Sha384Hash};
 use casemate_measurements::id_block::Signer;
 use p256::ecdsa::signature::Signer as _;
 use p256::elliptic_curve::rand_core::OsRng;
-use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use sigstore_verify::types::bundle::{
     MediaType, PublicKeyIdentifier, VerificationMaterial, VerificationMaterialContent,
 };
@@ -186,9 +186,7 @@ pub struct Generated {
 pub fn generate(path: &Path) -> Result<Generated, KeyError> {
     let key = p256::SecretKey::random(&mut OsRng);
     let private = key.to_pkcs8_pem(LineEnding::LF).map_err(|error| encode(&error))?;
-    let public =
-        key.public_key().to_public_key_pem(LineEnding::LF).map_err(|error| encode(&error))?;
-    let sha256 = *PublicKey::from_pem(&public)?.sha256();
-    let public = file::write_pair(path, &private, &public)?;
-    Ok(Generated { private: path.to_owned(), public, sha256 })
+    let half = PublicKey::of_p256(key.public_key().into())?;
+    let public = file::write_pair(path, &private, &half.to_pem()?)?;
+    Ok(Generated { private: path.to_owned(), public, sha256: *half.sha256() })
 }

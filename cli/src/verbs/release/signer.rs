@@ -28,10 +28,7 @@ pub(super) fn open(args: &SignerArgs) -> anyhow::Result<Signer> {
 
 /// Opens a key.
 pub(super) fn key(text: &str) -> anyhow::Result<SigningKey> {
-    let defaults = TokenDefaults {
-        module: std::env::var_os("PKCS11_MODULE_PATH").map(Into::into),
-        pin: std::env::var("CASEMATE_PKCS11_PIN").ok(),
-    };
+    let defaults = TokenDefaults::from_environment(|name| std::env::var_os(name));
     SigningKey::open(text, &defaults).context("cannot use the key")
 }
 
