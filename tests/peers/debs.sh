@@ -7,15 +7,8 @@
 set -euo pipefail
 
 lock=$(realpath "${1:?usage: debs.sh LOCK}")
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-name=$(basename "$lock" .debs)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-folder=$peers/$name
+source "$(dirname "${BASH_SOURCE[0]}")/folder.sh" "$(basename "$lock" .debs)"
 
-exec 9>"$folder.lock"
-flock 9
 # The last thing that is written: a folder without it is unfinished or out of date.
 if ! cmp -s "$lock" "$folder/lock"; then
     rm -rf "$folder"

@@ -7,14 +7,8 @@ set -euo pipefail
 if command -v docker-registry; then
     exit
 fi
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-folder=$peers/docker-registry
+source "$(dirname "${BASH_SOURCE[0]}")/folder.sh" docker-registry
 
-exec 9>"$folder.lock"
-flock 9
 # The last thing that is made: a folder without it is unfinished.
 if [ ! -e "$folder/done" ]; then
     rm -rf "$folder"

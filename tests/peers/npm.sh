@@ -6,16 +6,10 @@
 set -euo pipefail
 
 name=${1:?usage: npm.sh NAME}
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-folder=$peers/$name
+source "$(dirname "${BASH_SOURCE[0]}")/folder.sh" "$name"
 lock=$here/$name/package-lock.json
 command -v node >/dev/null || { echo "npm.sh: node is not installed" >&2; exit 1; }
 
-exec 9>"$folder.lock"
-flock 9
 # The last thing that is written: a folder without it is unfinished or out of date.
 if ! cmp -s "$lock" "$folder/package-lock.json"; then
     rm -rf "$folder"

@@ -4,15 +4,10 @@
 # Safe to run twice at once.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-samples=$peers/nvidia
+source "$(dirname "${BASH_SOURCE[0]}")/folder.sh" nvidia
+samples=$folder
 requirements=$here/nvidia.txt
 
-exec 9>"$samples.lock"
-flock 9
 # The last thing that is written: a folder without it is unfinished or out of date.
 if ! cmp -s "$requirements" "$samples/requirements.txt"; then
     rm -rf "$samples"

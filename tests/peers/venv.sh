@@ -7,15 +7,10 @@
 set -euo pipefail
 
 name=${1:?usage: venv.sh NAME}
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-peers=${CARGO_TARGET_DIR:-$here/../../target}/peers
-mkdir -p "$peers"
-peers=$(cd "$peers" && pwd)
-venv=$peers/$name
+source "$(dirname "${BASH_SOURCE[0]}")/folder.sh" "$name"
+venv=$folder
 requirements=$here/$name.txt
 
-exec 9>"$venv.lock"
-flock 9
 # The last thing that is written: an environment without it is unfinished or out of date.
 if ! cmp -s "$requirements" "$venv/requirements.txt"; then
     rm -rf "$venv"
