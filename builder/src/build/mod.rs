@@ -36,7 +36,7 @@ use crate::sbom;
 use crate::stages::StageError;
 use crate::steps::{Overlay, StepError, read_overlay};
 
-pub use inputs::{Input, Inputs, fetch_every_input, inputs};
+pub use inputs::{Input, Inputs, check_inputs, fetch_every_input, inputs};
 use release::Release;
 use root::{Compiled, Parts, initrd, root_tree};
 
@@ -122,6 +122,13 @@ pub enum BuildError {
     /// The program that the initrd starts is not among the compiled ones.
     #[error("the recipe asks for the program {name:?}, the package {package} has {has:?}")]
     NoProgram { name: String, package: String, has: Vec<String> },
+    /// A release was built from something else than what is here.
+    #[error(
+        "{what} of {} hashes to {found}, the release was built from {expected}: check out the \
+         commit that it was built from",
+        dir.display()
+    )]
+    OtherInput { what: &'static str, dir: PathBuf, found: Sha256Hash, expected: Sha256Hash },
     /// The output directory holds something else.
     #[error("{} is no release and not empty: it is not replaced", path.display())]
     NotARelease { path: PathBuf },

@@ -214,6 +214,11 @@ impl Recipe {
         self.layers.last().map_or(Path::new(""), |(dir, _)| dir)
     }
 
+    /// The folders of the recipes that it extends: the one that it names first.
+    pub fn bases(&self) -> impl Iterator<Item = &Path> {
+        self.layers.iter().rev().skip(1).map(|(dir, _)| dir.as_path())
+    }
+
     /// One of the build's inputs: SHA-256 of the text, and of a recipe that extends others, of
     /// the list of the SHA-256 of all texts, the first recipe's first.
     #[must_use]

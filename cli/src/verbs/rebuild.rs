@@ -1,13 +1,8 @@
 //! `image rebuild`: whether a release is what its recipe, lock and inputs make.
 
-use std::fs;
-use std::path::Path;
-
-use anyhow::Context as _;
 use casemate_builder::build::{self, BuildOptions};
 use casemate_builder::diff;
 use casemate_measurements::hash::Sha256Hash;
-use casemate_measurements::manifest::Manifest;
 use casemate_registry::release::Release;
 use serde::Serialize;
 
@@ -34,7 +29,8 @@ struct Rebuilt {
 pub(crate) fn rebuild(args: &RebuildArgs) -> anyhow::Result<Outcome> {
     let release = Release::open(&args.release)?;
     release.check_files()?;
-    check_inputs(release.manifest(), &args.recipe)?;
+    // Before minutes of building.
+    build::check_inputs(&args.recipe, release.manifest())?;
     let options = BuildOptions {
         out: args.output.clone(),
         cache: cache(&args.sources)?,
@@ -65,23 +61,4 @@ pub(crate) fn rebuild(args: &RebuildArgs) -> anyhow::Result<Outcome> {
         }
     }
     Ok(if same { Outcome::Done } else { Outcome::Refused(DIFFERS) })
-}
-
-/// Says at once when this is not what the release was made of, before minutes of building.
-fn check_inputs(manifest: &Manifest, recipe: &Path) -> anyhow::Result<()> {
-    let inputs = &manifest.inputs;
-    for (name, expected) in
-        [("image.toml", inputs.recipe_sha256), ("image.lock", inputs.lock_sha256)]
-    {
-        let path = recipe.join(name);
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let found = Sha256Hash::of(&bytes);
-        anyhow::ensure!(
-            found == expected,
-            "{} has SHA-256 {found}, the release was built from {expected}: check out the commit \
-             that it was built from",
-            path.display()
-        );
-    }
-    Ok(())
 }
