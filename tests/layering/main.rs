@@ -7,10 +7,10 @@ use std::process::Command;
 /// Every workspace crate with the workspace crates it may depend on.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("casemate-measurements", &[]),
-    ("casemate-builder", &["casemate-measurements"]),
+    ("casemate-builder", &["casemate-measurements", "casemate-web"]),
     ("casemate-launcher", &["casemate-measurements"]),
-    ("casemate-validator", &["casemate-measurements"]),
-    ("casemate-registry", &["casemate-measurements"]),
+    ("casemate-validator", &["casemate-measurements", "casemate-web"]),
+    ("casemate-registry", &["casemate-measurements", "casemate-web"]),
     // The registry's own module, with the memory of the other one.
     ("casemate-registry-wasm", &["casemate-measurements", "casemate-registry", "casemate-wasm"]),
     ("casemate-guest", &["casemate-measurements"]),
@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("casemate-wasm", &["casemate-measurements"]),
+    ("casemate-web", &[]),
 ];
 
 /// The workspace crates that each workspace crate names in any kind of dependency.

@@ -219,6 +219,7 @@ fn run_cargo(from: &CrateSources) -> Result<(), FetchError> {
             "SSL_CERT_DIR",
         ])
         .inherit(["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"])
+        .inherit(["all_proxy", "ALL_PROXY"])
         .inherit(["CARGO_HTTP_CAINFO", "CARGO_HTTP_PROXY"]);
     if let Some(home) = &from.cargo_home {
         process = process.env("CARGO_HOME", home);

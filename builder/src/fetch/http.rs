@@ -2,10 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
-use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use casemate_web::{Authorities, Proxies};
 use url::Url;
 
 /// Why a source did not serve a file, and what that says about asking it again.
@@ -43,27 +42,11 @@ impl Http {
     /// environment names. Without answer for `patience` a source counts as unreachable.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
-        // A broken certificate of the system is no reason to stop: the others may suffice.
-        let certs: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-            .certs
-            .iter()
-            .map(|der| Certificate::from_der(der).to_owned())
-            .collect();
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&certs))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
-            .user_agent(concat!("casemate/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
+        let config = casemate_web::config(Authorities::System)
             .timeout_connect(Some(patience))
             .timeout_recv_response(Some(patience))
-            .timeout_per_read(Some(patience))
-            .build()
-            .new_agent();
-        Self { agent }
+            .timeout_per_read(Some(patience));
+        Self { agent: casemate_web::agent(config, Proxies::of_environment()) }
     }
 
     /// Opens `url`, asking for the bytes from `from` on.

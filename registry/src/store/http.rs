@@ -2,11 +2,10 @@
 //! is followed only where it cannot hurt.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_web::{Authorities, Proxies};
 use ureq::http::{Method, Request, Response, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use super::StoreError;
@@ -76,31 +75,20 @@ impl Http {
     /// A client that trusts the system's certificate authorities and uses the proxies that the
     /// environment names, but none to this machine itself.
     pub(super) fn new(store: String, patience: Duration, loopback: bool) -> Self {
-        let certs: Vec<Certificate<'static>> = if loopback {
-            Vec::new()
+        let (authorities, proxies) = if loopback {
+            (Authorities::Nobody, Proxies::none())
         } else {
-            // A broken certificate of the system is no reason to stop: the others may suffice.
-            let found = rustls_native_certs::load_native_certs().certs;
-            found.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
+            (Authorities::System, Proxies::of_environment())
         };
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&certs))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
+        let config = casemate_web::config(authorities)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .user_agent(concat!("casemate/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
             .max_idle_connections_per_host(16)
             .timeout_connect(Some(patience))
             .timeout_recv_response(Some(patience))
             .timeout_per_read(Some(patience))
             .timeout_per_write(Some(patience));
-        let config = if loopback { config.proxy(None) } else { config };
-        Self { agent: config.build().new_agent(), patience, store }
+        Self { agent: casemate_web::agent(config, proxies), patience, store }
     }
 
     /// Asks, following redirects of what only reads.

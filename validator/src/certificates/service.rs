@@ -1,11 +1,11 @@
 //! A client of AMD's key service, which answers slowly, refuses those who ask too often, and is
 //! not believed: what it sends is judged like a host's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use casemate_web::{Authorities, Proxies};
 use ureq::http::Uri;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// The longest time that the service can make all requests wait.
 const LONGEST_CLOSURE: Duration = Duration::from_mins(10);
@@ -108,26 +108,11 @@ impl Service {
         if !known || parsed.host().is_none_or(str::is_empty) || url.contains(['?', '#', '@']) {
             return Err(refused());
         }
-        // A broken certificate of the system is no reason to stop: the others may suffice.
-        let roots: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-            .certs
-            .iter()
-            .map(|der| Certificate::from_der(der).to_owned())
-            .collect();
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
+        let config = casemate_web::config(Authorities::System)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .max_response_header_size(16 * 1024)
-            .user_agent(concat!("casemate/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .build()
-            .new_agent();
+            .max_response_header_size(16 * 1024);
+        let agent = casemate_web::agent(config, Proxies::of_environment());
         let base = url.trim_end_matches('/').to_owned();
         Ok(Self { agent, base, limits, closed_until: Mutex::new(Instant::now()) })
     }
