@@ -16,6 +16,9 @@ use super::source::Source;
 use super::verdict::{ANY, CheckName, Recorder};
 use super::{Appraiser, Session, release};
 
+/// Most keys of strangers that a verdict names.
+const MOST_NAMED: usize = 8;
+
 /// Judges, recording every check.
 pub(super) fn judge(
     appraiser: &Appraiser<'_>,
@@ -189,12 +192,26 @@ fn judge_keys(policy: &Policy, lines: &[String], recorder: &mut Recorder<'_>) {
     let others: Vec<&String> = lines.iter().filter(|line| accepts(line) == Some(false)).collect();
     let found = match others.as_slice() {
         [] => format!("{} may log in", lines.len()),
-        [other, ..] => format!(
-            "{} of {} are others: this key may log in too: {other}",
-            others.len(),
-            lines.len()
-        ),
+        others => {
+            let (count, all) = (others.len(), lines.len());
+            let noun = if count == 1 { "this key" } else { "these keys" };
+            let mut named: Vec<String> =
+                others.iter().take(MOST_NAMED).map(|line| named(line)).collect();
+            if count > MOST_NAMED {
+                named.push(format!("{} more", count - MOST_NAMED));
+            }
+            let named = named.join(", ");
+            format!("{count} of {all} are others: {noun} may log in too: {named}")
+        }
     };
     let passed = (policy.ssh_keys != super::Expect::Any).then_some(others.is_empty());
     recorder.judged(CheckName::SshKeys, passed, &policy.ssh_keys, &found);
+}
+
+/// A key with its comment and its fingerprint.
+fn named(line: &str) -> String {
+    match line.parse::<SshKey>().ok().and_then(|key| key.fingerprint()) {
+        Some(fingerprint) => format!("{line} ({fingerprint})"),
+        None => line.to_owned(),
+    }
 }

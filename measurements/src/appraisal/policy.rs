@@ -122,6 +122,8 @@ pub enum Origin {
     File,
     /// An option, by hand.
     Option,
+    /// The keys that the user has himself.
+    OwnKeys,
 }
 
 /// What a verifier accepts.
@@ -351,6 +353,7 @@ impl Policy {
             Source::Policy(field) => match self.stated.get(field) {
                 Some(Origin::File) => format!("policy file: {field}"),
                 Some(Origin::Option) => format!("option: {field}"),
+                Some(Origin::OwnKeys) => format!("your own keys: {field}"),
                 None => source.to_string(),
             },
             source => source.to_string(),

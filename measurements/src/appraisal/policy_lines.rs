@@ -47,6 +47,7 @@ impl Policy {
             let source = match self.stated.get(field) {
                 Some(Origin::File) => "policy file",
                 Some(Origin::Option) => "option",
+                Some(Origin::OwnKeys) => "your own keys",
                 None => "default",
             };
             Line { field, accepts, open, source: source.to_owned() }

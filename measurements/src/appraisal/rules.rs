@@ -4,10 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::{Deserialize, Deserializer};
 use x509_cert::der::DateTime;
 
 use crate::chain::UnixTime;
+use crate::hash::Sha256Hash;
 use crate::launch::VcpuCount;
 use crate::launch_config;
 
@@ -183,6 +186,17 @@ impl FromStr for SshKey {
     }
 }
 
+impl SshKey {
+    /// Its SHA-256 as `ssh-keygen -l` prints it: `SHA256:` and base64 without padding. `None`
+    /// where the key is no base64.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        let (_, key) = self.0.split_once(' ')?;
+        let hash = Sha256Hash::of(&STANDARD.decode(key).ok()?);
+        Some(format!("SHA256:{}", STANDARD_NO_PAD.encode(hash.as_bytes())))
+    }
+}
+
 impl fmt::Display for SshKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
@@ -338,6 +352,14 @@ mod tests {
         let key = |line: &str| line.parse::<SshKey>();
         let one = key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me").unwrap();
         assert_eq!(one, key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA you").unwrap());
+        let fingerprint = |line: &str| key(line).unwrap().fingerprint();
+        assert_eq!(
+            fingerprint(
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKKPqjlb4NQbvHfCZF5b43xsEhuELZvW8qdlxqQeDCa+"
+            ),
+            Some("SHA256:IaYV2O9v7eHGTL6O2wcPPfRGr6IIHdAbVU7SKQ/G8oQ".to_owned())
+        );
+        assert_eq!(fingerprint("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5A"), None);
         assert!(key("command=\"x\" ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA").is_err());
     }
 }
