@@ -17,6 +17,7 @@ pub mod files;
 pub mod fleet;
 pub mod host_key;
 mod http;
+pub mod own_keys;
 pub mod policy;
 pub mod release;
 pub mod second_opinion;

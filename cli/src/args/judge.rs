@@ -209,6 +209,11 @@ pub(crate) struct SshArgs {
     /// Private key to log in with
     #[arg(long, short, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
+    /// Also connect to a VM that other people's keys may log in to: they can join the session.
+    /// Without it and --only-key, your own keys alone are accepted: the one of --identity, those of
+    /// your SSH agent, and each ~/.ssh/NAME.pub with its private key beside it
+    #[arg(long, conflicts_with = "only_key")]
+    pub(crate) any_key: bool,
     /// Command to run instead of a shell
     #[arg(last = true)]
     pub(crate) command: Vec<std::ffi::OsString>,

@@ -15,6 +15,7 @@ use casemate_measurements::report::Report;
 use casemate_measurements::roots::Roots;
 use casemate_validator::certificates::{Certificates, CertificatesError, Settings, WantList};
 use casemate_validator::fetch::Limits;
+use casemate_validator::own_keys::OwnKeys;
 use casemate_validator::ssh::Session;
 use casemate_validator::target::Target;
 use casemate_validator::verify::{Verified, Verifier, VerifyError, now};
@@ -118,7 +119,7 @@ fn gpu(args: &VerifyGpuArgs) -> anyhow::Result<Outcome> {
 }
 
 fn vm(args: &JudgeArgs, sign: &SignVerdictArgs, output: OutputArgs) -> anyhow::Result<Outcome> {
-    let Some((_, verified)) = judge(args)? else {
+    let Some((_, verified)) = judge(args, KeyRule::AsStated)? else {
         return Ok(Outcome::Refused(signed::NOT_TRUSTED));
     };
     match output.format {
@@ -132,12 +133,15 @@ fn vm(args: &JudgeArgs, sign: &SignVerdictArgs, output: OutputArgs) -> anyhow::R
 
 /// Verifies a VM with a fresh nonce, then opens a session that only the attested key can answer.
 pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
-    let Some((target, verified)) = judge(&args.judge)? else {
+    let own = OwnKeys::from_environment(args.identity.clone()).find();
+    let rule = if args.any_key { KeyRule::Any } else { KeyRule::Own(&own) };
+    let Some((target, verified)) = judge(&args.judge, rule)? else {
         return Ok(Outcome::Refused(signed::NOT_TRUSTED));
     };
     let Some(key) = verified.host_key()? else {
         printer::say(&text_of(&verified.verdict));
         hint(&verified.verdict, &args.judge.release);
+        strangers(&verified.verdict, &own);
         return Ok(outcome(verified.verdict.exit_code()));
     };
     printer::say(verified.verdict.summary());
@@ -156,9 +160,34 @@ pub(crate) fn ssh(args: &SshArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Passed(code))
 }
 
+/// Whose keys may log in to a VM.
+#[derive(Debug, Clone, Copy)]
+enum KeyRule<'a> {
+    /// Those that `--only-key` or the policy name, else anybody's.
+    AsStated,
+    /// Those that `--only-key` or the policy name, else these.
+    Own(&'a [SshKey]),
+    /// Anybody's.
+    Any,
+}
+
+/// What to do about a VM that others may log in to.
+fn strangers(verdict: &Verdict, own: &[SshKey]) {
+    let keys = verdict.check(CheckName::SshKeys);
+    if keys.is_some_and(|check| check.outcome == CheckOutcome::Failed) {
+        printer::say(&format!(
+            "hint: whoever has such a key can join the session. {} of your own keys were found \
+             (--identity, the SSH agent, ~/.ssh/NAME.pub with its private key). If others are \
+             meant to log in, name every key with --only-key, or accept any with --any-key; else \
+             have the VM started with your key alone",
+            own.len()
+        ));
+    }
+}
+
 /// Asks a VM and judges its answer; `None` where a release is not signed by enough or no
 /// index lets it be used, which was said.
-fn judge(args: &JudgeArgs) -> anyhow::Result<Option<(Target, Verified)>> {
+fn judge(args: &JudgeArgs, keys: KeyRule<'_>) -> anyhow::Result<Option<(Target, Verified)>> {
     // Required where no word of its own stands in its place.
     let Some(address) = &args.address else {
         anyhow::bail!("nothing to verify: expected HOST:PORT and --release DIR");
@@ -185,7 +214,7 @@ fn judge(args: &JudgeArgs) -> anyhow::Result<Option<(Target, Verified)>> {
     }
     let manifests = args.gpus.gpu_manifests.as_deref();
     let roots = trust::roots_with(args.trust_simulated.as_deref(), manifests)?;
-    let policy = policy(args, &roots)?;
+    let policy = policy(args, &roots, keys)?;
     let total = Duration::from_secs(args.timeout);
     let limits = Limits { total, ..Limits::default() };
     let lists = files::revocation_lists(&args.certificates.crl)?;
@@ -242,7 +271,7 @@ fn note(error: &CertificatesError) {
 }
 
 /// What is accepted: the policy file, else the strict policy, with what was typed beside it.
-fn policy(args: &JudgeArgs, roots: &Roots) -> anyhow::Result<Policy> {
+fn policy(args: &JudgeArgs, roots: &Roots, keys: KeyRule<'_>) -> anyhow::Result<Policy> {
     let mut policy = match &args.policy {
         Some(path) => policy::read(path, roots)?,
         None => trust::policy(roots),
@@ -250,11 +279,22 @@ fn policy(args: &JudgeArgs, roots: &Roots) -> anyhow::Result<Policy> {
     for allowance in &args.allow {
         policy.allow(*allowance, Origin::Option);
     }
-    if !args.only_key.is_empty() {
-        let keys: Result<Vec<SshKey>, _> =
-            public_keys(&args.only_key)?.iter().map(|line| line.parse()).collect();
-        policy.ssh_keys = Expect::OneOf(keys?);
+    let mut option = |keys| {
+        policy.ssh_keys = keys;
         policy.state("ssh_keys", Origin::Option);
+    };
+    match keys {
+        _ if !args.only_key.is_empty() => {
+            let keys: Result<Vec<SshKey>, _> =
+                public_keys(&args.only_key)?.iter().map(|line| line.parse()).collect();
+            option(Expect::OneOf(keys?));
+        }
+        KeyRule::Any => option(Expect::Any),
+        KeyRule::Own(own) if policy.ssh_keys == Expect::Any => {
+            policy.ssh_keys = Expect::OneOf(own.to_vec());
+            policy.state("ssh_keys", Origin::OwnKeys);
+        }
+        KeyRule::AsStated | KeyRule::Own(_) => {}
     }
     Ok(policy)
 }
