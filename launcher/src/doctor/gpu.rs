@@ -3,9 +3,10 @@
 use casemate_measurements::manifest::{FIRMWARE_ADDRESS_BITS, MOST_FIRMWARE_ADDRESS_BITS};
 
 use super::{Findings, Level, Texts, problem_unless, warning_unless};
-use crate::inventory::{Device, GpuMode, Inventory};
+use crate::inventory::{Device, FABRIC_MANAGER, GpuMode, Inventory, SUBNET_MANAGER, SubnetManager};
 use crate::machine::Memory;
 use crate::profile::{Family, Profiles};
+use crate::topology::service_mend;
 use crate::topology::space::{self, Limits};
 
 const GIB: u64 = 1024 * 1024 * 1024;
@@ -13,12 +14,20 @@ const GIB: u64 = 1024 * 1024 * 1024;
 const HGX_SWITCHES: usize = 4;
 /// GPUs of one.
 const HGX_GPUS: usize = 8;
+/// `FABRIC_MODE` of a host whose VMs share the switches of a board.
+const SHARED: u8 = 1;
+pub(super) const WHY_FABRIC_MODE: &str =
+    "in another mode than 1 no partition is made for a VM, and CUDA fails in it with error 802";
+pub(super) const MEND_FABRIC_MODE: &str = "set FABRIC_MODE=1 in fabricmanager.cfg, restart \
+     nvidia-fabricmanager, then set the GPUs' mode again";
 
 pub(super) fn examine(host: &Inventory, profiles: &Profiles, findings: &mut Findings) {
     let gpus: Vec<&Device> = host.devices.iter().filter(|device| device.is_gpu()).collect();
     for gpu in &gpus {
         let family = profiles.of(gpu);
         identity(gpu, family, findings);
+        // Nothing is asked of, and nothing advised for, a GPU that no VM gets.
+        let Some(family) = family else { continue };
         windows(gpu, family, findings);
         mode(gpu, family, findings);
         if host.memory.nodes.len() > 1 {
@@ -34,13 +43,14 @@ pub(super) fn examine(host: &Inventory, profiles: &Profiles, findings: &mut Find
             );
         }
     }
-    for device in host.devices.iter().filter(|device| device.is_gpu() || device.is_switch()) {
+    let given = |device: &&Device| device.is_switch() || profiles.of(device).is_some();
+    for device in host.devices.iter().filter(given) {
         passthrough(device, findings);
     }
     if !gpus.is_empty() {
         together(host, &gpus, findings);
     }
-    fabric(host, &gpus, profiles, findings);
+    fabric(host, profiles, findings);
 }
 
 fn identity(gpu: &Device, family: Option<&Family>, findings: &mut Findings) {
@@ -57,9 +67,9 @@ fn identity(gpu: &Device, family: Option<&Family>, findings: &mut Findings) {
     );
 }
 
-fn windows(gpu: &Device, family: Option<&Family>, findings: &mut Findings) {
+fn windows(gpu: &Device, family: &Family, findings: &mut Findings) {
     let largest = gpu.bar(2);
-    let expected = family.map_or(0, |family| family.bar2_gib * GIB);
+    let expected = family.bar2_gib * GIB;
     findings.device(
         "gpu.window",
         &gpu.address,
@@ -100,15 +110,12 @@ fn windows(gpu: &Device, family: Option<&Family>, findings: &mut Findings) {
     );
 }
 
-fn mode(gpu: &Device, family: Option<&Family>, findings: &mut Findings) {
+fn mode(gpu: &Device, family: &Family, findings: &mut Findings) {
     let Some(mode) = &gpu.mode else { return };
     let (level, found) = match mode {
         Err(reason) => (Level::Unknown, reason.clone()),
         Ok(mode @ (GpuMode::Devtools | GpuMode::Invalid)) => (Level::Problem, mode.to_string()),
-        Ok(mode) => {
-            let usable = family.is_some_and(|family| family.allows(*mode));
-            (warning_unless(usable), mode.to_string())
-        }
+        Ok(mode) => (warning_unless(family.allows(*mode)), mode.to_string()),
     };
     let tool = "nvidia_gpu_tools.py";
     findings.device(
@@ -172,15 +179,21 @@ fn passthrough(device: &Device, findings: &mut Findings) {
     findings.device(
         "device.reset",
         &device.address,
-        problem_unless(!device.reset_methods.is_empty()),
+        problem_unless(device.can_be_reset()),
         if device.reset_methods.is_empty() {
             "no way to reset it".into()
         } else {
             device.reset_methods.join(" ")
         },
         Texts {
-            why: "between tenants a GPU is reset, so that nothing of one stays for the next",
-            mend: "update the board's firmware and the kernel; without a reset it is not given away",
+            why: "between tenants a device is reset, so that nothing of one stays for the next; \
+                  in a confidential VM NVIDIA's driver refuses a GPU without function-level \
+                  reset (flr)",
+            mend: &format!(
+                "write `default` into /sys/bus/pci/devices/{}/reset_method, if someone narrowed \
+                 it; else update the board's firmware and the kernel",
+                device.address
+            ),
         },
     );
 }
@@ -219,7 +232,7 @@ fn together(host: &Inventory, gpus: &[&Device], findings: &mut Findings) {
 }
 
 /// What a fabric needs on the host.
-fn fabric(host: &Inventory, gpus: &[&Device], profiles: &Profiles, findings: &mut Findings) {
+fn fabric(host: &Inventory, profiles: &Profiles, findings: &mut Findings) {
     for bridge in host.devices.iter().filter(|device| device.manages_fabric) {
         let given = bridge.driver.as_deref() == Some("vfio-pci");
         findings.device(
@@ -233,20 +246,63 @@ fn fabric(host: &Inventory, gpus: &[&Device], profiles: &Profiles, findings: &mu
             },
         );
     }
-    let needed = gpus.iter().find_map(|gpu| {
-        profiles.of(gpu).map(|family| &family.host_services).filter(|names| !names.is_empty())
-    });
-    for name in needed.into_iter().flatten() {
-        let runs = host.services.get(name).copied().unwrap_or(false);
+    let (needed, told) = (services(host, profiles), findings.has("fabric.mode"));
+    for name in needed {
+        let (level, found) = service(host, name);
+        let mend = format!("{}, then set the mode and reset the GPUs", service_mend(name));
         findings.host(
             "fabric.service",
-            problem_unless(runs),
-            format!("{name} {}", if runs { "runs" } else { "does not run" }),
+            level,
+            found,
             Texts {
                 why: "it must run before the GPUs' mode is set, or they fail in the VM",
-                mend: "install and start it, of the very version of the guest's driver, then set \
-                       the mode and reset the GPUs",
+                mend: &mend,
             },
         );
+    }
+    if let Some(fabric) = host.fabric.as_ref().filter(|_| !needed.is_empty() && !told) {
+        let (level, found) = match &fabric.mode {
+            Ok(mode) => (problem_unless(*mode == SHARED), format!("FABRIC_MODE is {mode}")),
+            Err(reason) => (Level::Unknown, reason.clone()),
+        };
+        findings.host(
+            "fabric.mode",
+            level,
+            found,
+            Texts { why: WHY_FABRIC_MODE, mend: MEND_FABRIC_MODE },
+        );
+    }
+}
+
+/// The services that the fabric of a host's GPUs needs.
+fn services<'a>(host: &Inventory, profiles: &'a Profiles) -> &'a [String] {
+    let gpus = host.devices.iter().filter(|device| device.is_gpu());
+    let mut needed = gpus.filter_map(|gpu| Some(profiles.of(gpu)?.host_services.as_slice()));
+    needed.find(|names| !names.is_empty()).unwrap_or_default()
+}
+
+/// Whether GPUs of a host have a fabric that the host manages.
+pub(super) fn has_fabric(host: &Inventory, profiles: &Profiles) -> bool {
+    !services(host, profiles).is_empty()
+}
+
+/// Whether a service of the fabric runs, and in which words.
+fn service(host: &Inventory, name: &str) -> (Level, String) {
+    let runs = |name: &str| host.services.get(name).copied().unwrap_or(false);
+    let place = host.fabric.as_ref().map(|fabric| fabric.subnet_manager);
+    match (runs(name), place) {
+        (true, Some(SubnetManager::FabricManager)) if name == SUBNET_MANAGER => {
+            (Level::Ok, format!("{name} runs in the control group of {FABRIC_MANAGER}"))
+        }
+        (true, _) => (Level::Ok, format!("{name} runs")),
+        // An inventory that never looked where stock installs start it.
+        (false, None) if name == SUBNET_MANAGER && runs(FABRIC_MANAGER) => (
+            Level::Unknown,
+            format!(
+                "{name} has no unit of its own; this inventory does not say whether it runs in \
+                 the control group of {FABRIC_MANAGER}, as it usually does"
+            ),
+        ),
+        (false, _) => (Level::Problem, format!("{name} does not run")),
     }
 }

@@ -4,7 +4,9 @@
 //! to do. What the host says of itself is worth nothing to anyone else: a miner asks the doctor
 //! for his own sake, and a validator believes reports alone.
 
+mod cmdline;
 mod gpu;
+mod log;
 mod platform;
 mod system;
 
@@ -76,6 +78,8 @@ impl Diagnosis {
 #[must_use]
 pub fn examine(host: &Inventory, profiles: &Profiles) -> Diagnosis {
     let mut findings = Findings::default();
+    // Failures that the log tells come first: where one is told, nothing else is said of it.
+    log::examine(host, gpu::has_fabric(host, profiles), &mut findings);
     platform::examine(host, &mut findings);
     system::examine(host, &mut findings);
     gpu::examine(host, profiles, &mut findings);
@@ -104,6 +108,11 @@ impl Findings {
         texts: Texts<'_>,
     ) {
         self.push(check, Some(device.to_string()), level, found, texts);
+    }
+
+    /// Whether something was already found by a check.
+    fn has(&self, check: &str) -> bool {
+        self.0.iter().any(|finding| finding.check == check)
     }
 
     fn push(

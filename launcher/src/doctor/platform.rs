@@ -3,7 +3,8 @@
 use casemate_measurements::appraisal::Policy;
 use casemate_measurements::tcb::Product;
 
-use super::{Findings, Level, Texts, problem_unless};
+use super::cmdline::forbidding;
+use super::{Findings, Level, Texts, log, problem_unless};
 use crate::inventory::Inventory;
 
 /// The oldest kernel that starts SNP guests with what its developers released.
@@ -91,8 +92,7 @@ fn kernel(host: &Inventory, findings: &mut Findings) {
     let (level, found) = match &host.kernel.cmdline {
         Err(reason) => (Level::Unknown, reason.clone()),
         Ok(cmdline) => {
-            let wrong: Vec<&str> =
-                cmdline.split_whitespace().filter(|token| forbids_snp(token)).collect();
+            let wrong = forbidding(cmdline);
             let none = "nothing that switches SNP off".to_owned();
             let found = if wrong.is_empty() { none } else { wrong.join(" ") };
             (problem_unless(wrong.is_empty()), found)
@@ -108,17 +108,26 @@ fn kernel(host: &Inventory, findings: &mut Findings) {
             mend: "remove these words from the kernel's command line and reboot",
         },
     );
+    rmp(host, findings);
+}
+
+/// The reverse map table as the kernel's log has it, unless the log tells its failure.
+fn rmp(host: &Inventory, findings: &mut Findings) {
+    if findings.has(log::RMP) {
+        return;
+    }
     let (level, found) = match &host.kernel.messages {
         Err(reason) => (Level::Unknown, reason.clone()),
-        Ok(messages) => match messages.iter().find(|line| line.contains("RMP table")) {
-            None => (Level::Unknown, "the kernel's log says nothing of an RMP".to_owned()),
-            // "Memory for the RMP table has not been reserved by BIOS", "... range not covered".
-            Some(line) if line.contains("physical range") => (Level::Ok, line.clone()),
-            Some(line) => (Level::Problem, line.clone()),
-        },
+        Ok(messages) => {
+            let set_up = |line: &&String| line.contains("RMP") && line.contains("physical");
+            match messages.iter().find(set_up) {
+                None => (Level::Unknown, "the kernel's log says nothing of an RMP".to_owned()),
+                Some(line) => (Level::Ok, line.clone()),
+            }
+        }
     };
     findings.host(
-        "kernel.rmp",
+        log::RMP,
         level,
         found,
         Texts {
@@ -126,19 +135,6 @@ fn kernel(host: &Inventory, findings: &mut Findings) {
             mend: "in the BIOS set SNP memory (RMP table) coverage to enabled; read the log as root",
         },
     );
-}
-
-/// Whether a word of the kernel's command line keeps SNP from being used.
-fn forbids_snp(token: &str) -> bool {
-    let Some((name, value)) = token.split_once('=') else { return false };
-    let has = |word: &str| value.split(',').any(|part| part == word);
-    match name {
-        "iommu" => has("pt") || has("off"),
-        "amd_iommu" => has("off") || has("pgtbl_v2"),
-        "iommu.passthrough" => has("1"),
-        "kvm_amd.sev" | "kvm_amd.sev_es" | "kvm_amd.sev_snp" => has("0") || has("N") || has("n"),
-        _ => false,
-    }
 }
 
 /// Major and minor version of a release such as `6.12.107-amd64`.
@@ -261,13 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_that_switch_snp_off() {
-        for word in ["iommu=pt", "amd_iommu=on,pgtbl_v2", "amd_iommu=off", "kvm_amd.sev_snp=0"] {
-            assert!(forbids_snp(word), "{word}");
-        }
-        for word in ["iommu=nopt", "amd_iommu=on", "quiet", "kvm_amd.sev_snp=1", "iommu.strict=1"] {
-            assert!(!forbids_snp(word), "{word}");
-        }
+    fn versions_of_kernels_are_read() {
         assert_eq!(version("6.12.107+deb13-amd64"), Some((6, 12)));
         assert_eq!(version("six"), None);
     }

@@ -1,5 +1,6 @@
 //! The kernel, the board and the memory.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -17,7 +18,8 @@ pub struct Kernel {
     pub cmdline: Fact<String>,
     /// The lockdown mode in force: `none`, `integrity` or `confidentiality`.
     pub lockdown: Fact<String>,
-    /// What it said of SEV, the security processor and the IOMMU since it booted.
+    /// What it said since it booted of SEV, the security processor, the IOMMU, KVM, and devices
+    /// that are passed through; of lines that differ in numbers alone, the first three.
     pub messages: Fact<Vec<String>>,
 }
 
@@ -68,19 +70,75 @@ pub(super) fn probe(root: &Path) -> Kernel {
     }
 }
 
+/// Words of the lines that are kept of the kernel's log: what it says of SNP, its table, the
+/// security processor, the IOMMU, KVM, devices that are passed through, their bus and fabric.
+const WORDS: [&str; 15] = [
+    "SEV",
+    "ccp ",
+    "AMD-Vi",
+    "RMP",
+    "kvm",
+    "SVM",
+    "vfio",
+    "iommu",
+    "IOMMU",
+    "AER",
+    "PCIe Bus Error",
+    "NVRM",
+    "power state",
+    "not ready",
+    "fabricmanager",
+];
+/// Most lines that are kept.
+const MOST_LINES: usize = 400;
+/// Most lines that are kept of one kind: those that differ in numbers alone.
+const MOST_ALIKE: usize = 3;
+
+/// Whether a line of the kernel's log is about what a confidential VM needs of the host.
+pub(crate) fn is_about_the_subject(line: &str) -> bool {
+    WORDS.iter().any(|word| line.contains(word))
+}
+
+/// The lines that matter of the kernel's log.
+#[derive(Debug, Default)]
+struct Kept {
+    lines: Vec<String>,
+    kinds: BTreeMap<String, usize>,
+}
+
+impl Kept {
+    /// Takes a line of a record: the message, or after it, indented, what it is about.
+    fn take(&mut self, line: &str) {
+        if line.starts_with(' ') {
+            return;
+        }
+        let text = line.split_once(';').map_or(line, |(_, text)| text);
+        if !is_about_the_subject(text) || self.lines.len() >= MOST_LINES {
+            return;
+        }
+        let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+        // A fault that comes a million times must not keep out what is said once.
+        let kind = text.chars().filter(|c| !c.is_ascii_hexdigit()).collect();
+        let known = self.kinds.entry(kind).or_default();
+        *known += 1;
+        if *known <= MOST_ALIKE {
+            self.lines.push(text);
+        }
+    }
+}
+
 /// The lines that matter of the kernel's log.
 fn messages(path: &Path) -> Fact<Vec<String>> {
     use std::io::Read as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    const WORDS: [&str; 5] = ["SEV", "ccp ", "AMD-Vi", "RMP", "kvm_amd"];
     let refused = |error| format!("{}: {error}", path.display());
     let mut file = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(path)
         .map_err(refused)?;
-    let (mut lines, mut record) = (Vec::new(), vec![0; 8192]);
+    let (mut kept, mut record) = (Kept::default(), vec![0; 8192]);
     // One read gives one record. The bound holds off a log that grows while it is read.
     for _ in 0..100_000 {
         let len = match file.read(&mut record) {
@@ -91,14 +149,9 @@ fn messages(path: &Path) -> Fact<Vec<String>> {
             Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => continue,
             Err(error) => return Err(refused(error)),
         };
-        for line in String::from_utf8_lossy(&record[..len]).lines() {
-            let text = line.split_once(';').map_or(line, |(_, text)| text);
-            if WORDS.iter().any(|word| text.contains(word)) && lines.len() < 200 {
-                lines.push(text.chars().filter(|c| !c.is_control()).take(200).collect());
-            }
-        }
+        String::from_utf8_lossy(&record[..len]).lines().for_each(|line| kept.take(line));
     }
-    Ok(lines)
+    Ok(kept.lines)
 }
 
 pub(super) fn board(root: &Path) -> Board {
@@ -150,7 +203,7 @@ mod tests {
         write("proc/sys/kernel/osrelease", "6.12.107-amd64\n");
         write("proc/cmdline", "quiet iommu=pt\n");
         write("sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
-        write("dev/kmsg", "6,1,2,-;SEV-SNP: RMP table physical range [0x1 - 0x2]\n6,2,3,-;usb\n");
+        write("dev/kmsg", "6,1,2,-;SEV-SNP: RMP table physical range [0x1 - 0x2]\n DRIVER=ccp \n");
         write("proc/meminfo", "MemTotal:       1024 kB\nMemFree: 1 kB\n");
         write("sys/devices/system/node/node1/meminfo", "Node 1 MemTotal:       512 kB\n");
         write("sys/devices/system/node/node1/cpulist", "8-15\n");
@@ -166,5 +219,17 @@ mod tests {
         let node = Node { id: 1, cpus: "8-15".into(), total: 512 * 1024 };
         assert_eq!(memory.nodes, [node]);
         assert!(memlock(root.path()).is_err());
+    }
+
+    #[test]
+    fn a_line_that_comes_again_and_again_keeps_none_out() {
+        let mut kept = Kept::default();
+        for n in 0..10_000 {
+            kept.take(&format!("4,{n},5,-;AMD-Vi: Event logged [IO_PAGE_FAULT address={n:#x}]"));
+            kept.take(&format!("4,{n},5,-;usb {n}: new device"));
+        }
+        kept.take("4,1,5,-;vfio-pci 0000:1c:00.0: not ready 65535ms after FLR; giving up");
+        assert_eq!(kept.lines.len(), MOST_ALIKE + 1);
+        assert!(kept.lines[MOST_ALIKE].ends_with("giving up"));
     }
 }

@@ -5,6 +5,7 @@
 //! a host that hides something is described like any other.
 
 mod cpu;
+mod fabric;
 mod files;
 mod gpu_mode;
 mod kernel;
@@ -18,7 +19,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use cpu::{Cpu, CpuidLeaf};
+pub(crate) use fabric::{FABRIC_MANAGER, SUBNET_MANAGER};
+pub use fabric::{Fabric, SubnetManager};
 pub use gpu_mode::{GpuMode, decode as decode_gpu_mode};
+#[cfg(test)]
+pub(crate) use kernel::is_about_the_subject;
 pub use kernel::{Board, Kernel, Memory, Node};
 pub use pci::{Address, Bar, Device, ParseAddressError};
 pub use qemu::{QemuAnswers, SevCapabilities};
@@ -62,6 +67,10 @@ pub struct Inventory {
     pub devices: Vec<Device>,
     /// Services that fabrics of GPUs need, and whether they run.
     pub services: BTreeMap<String, bool>,
+    /// What manages the fabric beside them; inventories that were written before this field have
+    /// none, and their `services` know NVLSM in a unit of its own alone.
+    #[serde(default)]
+    pub fabric: Option<Fabric>,
 }
 
 /// The memory of the host below `root`.
@@ -77,9 +86,7 @@ impl Inventory {
     /// that launches would use.
     #[must_use]
     pub fn probe(root: &Path, cpuid: Cpuid, qemu: Option<&Path>) -> Self {
-        let services = ["nvidia-fabricmanager", "nvlsm"];
-        let unit = |name: &str| format!("sys/fs/cgroup/system.slice/{name}.service/cgroup.procs");
-        let runs = |name: &str| files::text(&root.join(unit(name))).is_ok_and(|t| !t.is_empty());
+        let fabric = fabric::probe(root);
         Self {
             schema: Self::SCHEMA,
             cpu: cpu::probe(root, cpuid),
@@ -94,7 +101,8 @@ impl Inventory {
             memlock: kernel::memlock(root),
             qemu: qemu::ask(qemu),
             devices: pci::probe(root),
-            services: services.map(|name| (name.to_owned(), runs(name))).into(),
+            services: fabric::services(root, &fabric),
+            fabric: Some(fabric),
         }
     }
 

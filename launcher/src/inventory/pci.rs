@@ -148,6 +148,14 @@ impl Device {
         self.vendor == NVIDIA && self.class >> 8 == 0x0680
     }
 
+    /// Whether it can be reset as VMs need it: a GPU's driver in a confidential VM insists on
+    /// function-level reset.
+    #[must_use]
+    pub fn can_be_reset(&self) -> bool {
+        let has_flr = self.reset_methods.iter().any(|method| method == "flr");
+        if self.is_gpu() { has_flr } else { !self.reset_methods.is_empty() }
+    }
+
     /// The bytes of one of its windows; 0 where it has none.
     #[must_use]
     pub fn bar(&self, index: u8) -> u64 {

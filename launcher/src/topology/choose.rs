@@ -159,8 +159,9 @@ fn unfit(device: &Device, shape: &Shape, host: &GpuHost) -> Option<Unfit> {
         let mates: Vec<String> = device.group_mates.iter().map(ToString::to_string).collect();
         return Some(Unfit::Group(mates.join(" ")));
     }
-    if device.reset_methods.is_empty() {
-        return Some(Unfit::NoReset);
+    if !device.can_be_reset() {
+        let found = device.reset_methods.join(" ");
+        return Some(if found.is_empty() { Unfit::NoReset } else { Unfit::NoFlr(found) });
     }
     if device.is_gpu() && device.bar(2) == 0 {
         return Some(Unfit::NoWindow);

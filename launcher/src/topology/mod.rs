@@ -23,6 +23,7 @@ use crate::host::{LEAST_QEMU_VFIO, Qemu};
 use crate::inventory::{Address, Bar, Device, GpuMode, Inventory};
 use crate::machine::Memory;
 use crate::profile::Profiles;
+pub(crate) use refusal::service_mend;
 pub use refusal::{GpuRefusal, Unfit};
 use space::{AddressSpace, Limits};
 

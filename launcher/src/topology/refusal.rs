@@ -2,7 +2,7 @@
 
 use crate::committed::{Committed, TooLittleMemory};
 use crate::host::QemuVersion;
-use crate::inventory::{Address, GpuMode};
+use crate::inventory::{Address, FABRIC_MANAGER, GpuMode, SUBNET_MANAGER};
 
 use super::space::SpaceError;
 
@@ -24,6 +24,9 @@ pub enum Unfit {
     /// It cannot be reset.
     #[error("the kernel has no way to reset it")]
     NoReset,
+    /// It is a GPU without function-level reset.
+    #[error("it can be reset by {0} alone, expected flr, which the guest's driver insists on")]
+    NoFlr(String),
     /// Its memory has no window.
     #[error("it has no window 2, through which its memory is reached")]
     NoWindow,
@@ -51,7 +54,10 @@ impl Unfit {
             }
             Self::NoGroup => "enable the IOMMU (AMD-Vi) in the BIOS".into(),
             Self::Group(_) => "enable ACS (it may sit under AER) in the BIOS".into(),
-            Self::NoReset => "update the board's firmware and the kernel".into(),
+            Self::NoReset | Self::NoFlr(_) => "write `default` into the device's reset_method in \
+                                               /sys/bus/pci/devices, if someone narrowed it; else \
+                                               update the board's firmware and the kernel"
+                .into(),
             Self::NoWindow => {
                 "in the BIOS enable \"above 4G decoding\" and large MMIO windows".into()
             }
@@ -271,8 +277,8 @@ impl GpuRefusal {
             }
             Self::Partition { .. } => "name a count, and casemate chooses a partition".into(),
             Self::Service { name, .. } => format!(
-                "install and start {name}, of the very version of the guest's driver, then set \
-                 the mode again: `casemate host prepare --all --mode on`"
+                "{}, then set the mode again: `casemate host prepare --all --mode on`",
+                service_mend(name)
             ),
             Self::Bridge { .. } => "bind it to mlx5_core again".into(),
             Self::Vcpus { threads, kept, others, .. } => {
@@ -286,6 +292,18 @@ impl GpuRefusal {
             Self::Space(error) => error.hint(),
         }
     }
+}
+
+/// How a service of the fabric is brought up. A second subnet manager breaks a fabric, so none is
+/// ever started by itself: Fabric Manager's unit starts its own.
+pub(crate) fn service_mend(name: &str) -> String {
+    if name == SUBNET_MANAGER {
+        return format!(
+            "install the package {SUBNET_MANAGER} and restart {FABRIC_MANAGER}, whose start \
+             script starts it (never by hand: a second one breaks the fabric)"
+        );
+    }
+    format!("install and start {name}, of the very version of the guest's driver")
 }
 
 /// The reasons, each with its devices.

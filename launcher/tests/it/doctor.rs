@@ -1,8 +1,8 @@
 //! The doctor finds nothing wrong with healthy hosts, and exactly what was broken in others.
 
-use casemate_launcher::doctor::{Diagnosis, Level, examine};
+use casemate_launcher::doctor::{Diagnosis, Finding, Level, examine};
 use casemate_launcher::host::QemuVersion;
-use casemate_launcher::inventory::{GpuMode, Inventory};
+use casemate_launcher::inventory::{GpuMode, Inventory, SubnetManager};
 use casemate_launcher::profile::Profiles;
 
 use crate::hosts::{b200, b300, epyc, hgx_h100, rtx_pro_6000};
@@ -43,6 +43,11 @@ fn healthy_hosts_are_fit() {
 /// A check, how bad it is, and what breaks a host so that it is found.
 type Breakage = (&'static str, Level, fn(&mut Inventory));
 
+/// The kernel's log goes on with a line.
+fn say(host: &mut Inventory, line: &str) {
+    host.kernel.messages.as_mut().unwrap().push(line.into());
+}
+
 const BROKEN_PLATFORM: &[Breakage] = &[
     ("cpu.product", Level::Problem, |h| h.cpu.vendor = "GenuineIntel".into()),
     ("cpu.bare-metal", Level::Problem, |h| _ = h.cpu.flags.insert("hypervisor".into())),
@@ -55,6 +60,36 @@ const BROKEN_PLATFORM: &[Breakage] = &[
         let line = "SEV-SNP: Memory for the RMP table has not been reserved by BIOS";
         h.kernel.messages = Ok(vec![line.into()]);
     }),
+    // The failure outranks the line before it, which says how well it began.
+    ("kernel.rmp", Level::Problem, |h| {
+        say(
+            h,
+            "SEV-SNP: Memory reserved for the RMP table does \
+        not cover full system RAM (expected 0x40500000 got 0x32100000)",
+        );
+    }),
+    ("iommu.snp", Level::Problem, |h| {
+        say(
+            h,
+            "AMD-Vi: SNP: IOMMU is configured in passthrough \
+        mode, SNP cannot be supported.",
+        );
+    }),
+    ("iommu.fault", Level::Warning, |h| {
+        say(
+            h,
+            "AMD-Vi: Event logged [IO_PAGE_FAULT \
+        device=0000:1c:00.0 domain=0x0 address=0x0 flags=0x20]",
+        );
+    }),
+    ("sev.log", Level::Warning, |h| {
+        say(
+            h,
+            "ccp 0000:46:00.5: SEV-SNP: failed to INIT rc -5, \
+        error 0x3",
+        );
+    }),
+    ("kernel.cmdline", Level::Problem, |h| h.kernel.cmdline = Ok("iommu.passthrough=on".into())),
     ("kernel.rmp", Level::Unknown, |h| h.kernel.messages = Err("/dev/kmsg: denied".into())),
     ("kvm.device", Level::Problem, |h| h.kvm.device = Err("/dev/kvm: denied".into())),
     ("kvm.snp", Level::Problem, |h| _ = h.kvm.parameters.insert("sev_snp".into(), "N".into())),
@@ -122,6 +157,10 @@ const BROKEN_GPUS: &[Breakage] = &[
         h.devices[2].group_mates.push(other);
     }),
     ("device.reset", Level::Problem, |h| h.devices[2].reset_methods.clear()),
+    ("device.reset", Level::Problem, |h| h.devices[2].reset_methods = vec!["bus".into()]),
+    ("device.dead", Level::Warning, |h| {
+        say(h, "vfio-pci 0000:54:00.0: not ready 65535ms after FLR; giving up");
+    }),
 ];
 
 #[test]
@@ -131,6 +170,32 @@ fn each_broken_gpu_host_is_told_by_its_own_finding() {
         destroy(&mut host);
         assert_eq!(complaints(&host), [(*check, *level)], "{check}");
     }
+}
+
+#[test]
+fn failures_in_the_log_are_quoted_once_for_each_device() {
+    let mut host = rtx_pro_6000();
+    let line = |slot: &str, ms| {
+        format!("vfio-pci 0000:{slot}:00.0: not ready {ms}ms after FLR; giving up")
+    };
+    for (slot, ms) in [("1c", 65535), ("54", 65535), ("1c", 32767), ("99", 65535)] {
+        say(&mut host, &line(slot, ms));
+    }
+    let diagnosis = diagnose(&host);
+    let found: Vec<_> = diagnosis.findings().iter().filter(|f| f.level != Level::Ok).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found[0].device.as_deref(), Some("0000:1c:00.0"));
+    assert_eq!(found[0].found, line("1c", 65535) + " (and 1 such lines more)");
+    assert_eq!(found[1].found, line("54", 65535));
+    assert!(found[0].mend.as_ref().unwrap().contains("power off and on"), "{found:?}");
+    // Of a fabric that this host does not have.
+    let mut host = rtx_pro_6000();
+    say(&mut host, "nv-fabricmanager: FABRIC_MODE=0");
+    say(&mut host, "SEV-SNP: something new about the RMP table");
+    assert_eq!(complaints(&host), []);
+    let mut host = b200();
+    say(&mut host, "nv-fabricmanager: FABRIC_MODE=0");
+    assert_eq!(complaints(&host)[0], ("fabric.mode", Level::Problem));
 }
 
 #[test]
@@ -169,9 +234,40 @@ fn a_fabric_stays_on_the_host() {
     given.devices.last_mut().unwrap().driver = Some("vfio-pci".into());
     // Beside what its windows need of the firmware.
     assert_eq!(complaints(&given)[1..], [("fabric.bridge", Level::Problem)]);
+    let mut bare_metal = b200();
+    bare_metal.fabric.as_mut().unwrap().mode = Ok(0);
+    assert_eq!(complaints(&bare_metal)[1..], [("fabric.mode", Level::Problem)]);
+}
+
+fn finding(host: &Inventory, check: &str, word: &str) -> Finding {
+    let diagnosis = diagnose(host);
+    let found = diagnosis.findings().iter().find(|f| f.check == check && f.found.contains(word));
+    found.unwrap_or_else(|| panic!("{check} says nothing of {word}")).clone()
+}
+
+/// Stock installs start NVLSM from Fabric Manager's unit; one more breaks the fabric.
+#[test]
+fn a_second_subnet_manager_is_never_advised() {
+    let found = finding(&b200(), "fabric.service", "nvlsm");
+    assert_eq!(found.level, Level::Ok);
+    assert!(found.found.contains("control group of nvidia-fabricmanager"), "{}", found.found);
     let mut stopped = b200();
     stopped.services.insert("nvlsm".into(), false);
-    assert_eq!(complaints(&stopped)[1..], [("fabric.service", Level::Problem)]);
+    stopped.fabric.as_mut().unwrap().subnet_manager = SubnetManager::Absent;
+    let found = finding(&stopped, "fabric.service", "nvlsm");
+    assert_eq!(found.level, Level::Problem);
+    let mend = found.mend.unwrap();
+    assert!(mend.contains("restart nvidia-fabricmanager"), "{mend}");
+    assert!(mend.contains("never by hand"), "{mend}");
+    // An inventory from before that was looked at says that there is no unit, and no more.
+    let mut json = serde_json::to_value(&stopped).unwrap();
+    json.as_object_mut().unwrap().remove("fabric");
+    let old: Inventory = serde_json::from_value(json).unwrap();
+    assert_eq!(finding(&old, "fabric.service", "nvlsm").level, Level::Unknown);
+    assert!(diagnose(&old).is_fit());
+    let mut nothing = old;
+    nothing.services.insert("nvidia-fabricmanager".into(), false);
+    assert!(!diagnose(&nothing).is_fit());
 }
 
 #[test]
@@ -179,7 +275,11 @@ fn a_gpu_of_no_family_is_no_reason_to_refuse_the_host() {
     let mut host = rtx_pro_6000();
     host.devices[0].device = 0x2bb1;
     let found = complaints(&host);
-    let expected = [("gpu.family", Level::Warning), ("gpu.mode", Level::Warning)];
-    assert_eq!(found, expected);
+    assert_eq!(found, [("gpu.family", Level::Warning)]);
+    // It may be the host's own screen: whatever is the matter with it, no VM gets it.
+    let gpu = &mut host.devices[0];
+    (gpu.driver, gpu.iommu_group) = (Some("nvidia".into()), None);
+    (gpu.reset_methods, gpu.bars) = (vec!["bus".into()], Vec::new());
+    assert_eq!(complaints(&host), [("gpu.family", Level::Warning)]);
     assert!(diagnose(&host).is_fit());
 }

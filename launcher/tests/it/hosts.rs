@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use casemate_launcher::host::QemuVersion;
 use casemate_launcher::inventory::{
-    Asids, Bar, Board, Cpu, CpuidLeaf, Device, GpuMode, Inventory, Kernel, KvmFacts, Memory, Node,
-    PlatformStatus, QemuAnswers, SevCapabilities,
+    Asids, Bar, Board, Cpu, CpuidLeaf, Device, Fabric, GpuMode, Inventory, Kernel, KvmFacts,
+    Memory, Node, PlatformStatus, QemuAnswers, SevCapabilities, SubnetManager,
 };
 use casemate_measurements::tcb::Tcb;
 
@@ -70,6 +70,10 @@ pub(crate) fn epyc(family: u32, model: u32) -> Inventory {
         }),
         devices: Vec::new(),
         services: BTreeMap::from([("nvidia-fabricmanager".into(), false), ("nvlsm".into(), false)]),
+        fabric: Some(Fabric {
+            subnet_manager: SubnetManager::Absent,
+            mode: Err("fabricmanager.cfg: No such file or directory".into()),
+        }),
     }
 }
 
@@ -148,5 +152,7 @@ fn blackwell(id: u16, bar2_gib: u64) -> Inventory {
     bridge.manages_fabric = true;
     host.devices.push(bridge);
     host.services.values_mut().for_each(|runs| *runs = true);
+    // As stock installs have it: NVLSM has no unit of its own.
+    host.fabric = Some(Fabric { subnet_manager: SubnetManager::FabricManager, mode: Ok(1) });
     host
 }

@@ -95,6 +95,49 @@ fn a_host_of_each_kind() {
     case(b300(), 8, Some(46)).memory(900).golden("b300-8.txt");
 }
 
+/// Hosts one of whose GPUs cannot be given.
+fn one_that_does_not_fit() -> Vec<(&'static str, Case)> {
+    vec![
+        (
+            "held by a driver",
+            case(rtx_pro_6000(), 1, None).these(&["0000:1c:00.0"]).host(|h| {
+                h.inventory.devices[0].driver = Some("nvidia".into());
+            }),
+        ),
+        (
+            "held by other VMs",
+            case(rtx_pro_6000(), 1, None).host(|h| {
+                let all = h.inventory.devices.iter().map(|d| d.address);
+                h.taken = all.map(|a| (a, "VM vm-0 has it".into())).collect();
+            }),
+        ),
+        (
+            "foreign devices in the group",
+            case(rtx_pro_6000(), 1, None).these(&["0000:1c:00.0"]).host(|h| {
+                h.inventory.devices[0].group_mates = vec!["0000:1d:00.0".parse().unwrap()];
+            }),
+        ),
+        (
+            "no reset",
+            case(rtx_pro_6000(), 1, None)
+                .these(&["0000:1c:00.0"])
+                .host(|h| h.inventory.devices[0].reset_methods.clear()),
+        ),
+        (
+            "no function-level reset",
+            case(rtx_pro_6000(), 1, None)
+                .these(&["0000:1c:00.0"])
+                .host(|h| h.inventory.devices[0].reset_methods = vec!["bus".into()]),
+        ),
+        (
+            "no window",
+            case(rtx_pro_6000(), 1, None)
+                .these(&["0000:1c:00.0"])
+                .host(|h| h.inventory.devices[0].bars.clear()),
+        ),
+    ]
+}
+
 /// Every refusal and its hint, in one file: the words are what a miner has to go by.
 #[test]
 fn refusals_say_what_was_found_and_what_to_do() {
@@ -127,41 +170,14 @@ fn refusals_say_what_was_found_and_what_to_do() {
             }),
         ),
         (
-            "held by a driver",
-            case(rtx_pro_6000(), 1, None).these(&["0000:1c:00.0"]).host(|h| {
-                h.inventory.devices[0].driver = Some("nvidia".into());
-            }),
-        ),
-        (
-            "held by other VMs",
-            case(rtx_pro_6000(), 1, None).host(|h| {
-                let all = h.inventory.devices.iter().map(|d| d.address);
-                h.taken = all.map(|a| (a, "VM vm-0 has it".into())).collect();
-            }),
-        ),
-        (
-            "foreign devices in the group",
-            case(rtx_pro_6000(), 1, None).these(&["0000:1c:00.0"]).host(|h| {
-                h.inventory.devices[0].group_mates = vec!["0000:1d:00.0".parse().unwrap()];
-            }),
-        ),
-        (
-            "no reset",
-            case(rtx_pro_6000(), 1, None)
-                .these(&["0000:1c:00.0"])
-                .host(|h| h.inventory.devices[0].reset_methods.clear()),
-        ),
-        (
-            "no window",
-            case(rtx_pro_6000(), 1, None)
-                .these(&["0000:1c:00.0"])
-                .host(|h| h.inventory.devices[0].bars.clear()),
-        ),
-        (
             "a switch is missing",
             case(hgx_h100(), 8, Some(46)).host(|h| _ = h.inventory.devices.pop()),
         ),
         ("no fabric manager", case(b200(), 2, Some(46)).host(|h| h.inventory.services.clear())),
+        (
+            "no subnet manager",
+            case(b200(), 2, Some(46)).host(|h| _ = h.inventory.services.remove("nvlsm")),
+        ),
         (
             "fabric given away",
             case(b200(), 2, Some(46)).host(|h| {
@@ -185,8 +201,12 @@ fn refusals_say_what_was_found_and_what_to_do() {
             }),
         ),
     ];
-    let found: Vec<String> = cases
+    let (before, after) =
+        cases.split_at(cases.iter().position(|c| c.0 == "a switch is missing").unwrap());
+    let found: Vec<String> = before
         .iter()
+        .chain(&one_that_does_not_fit())
+        .chain(after)
         .map(|(name, case)| format!("{name}\n  {}\n", text(&case.refusal()).trim_end()))
         .collect();
     let found = found.concat();
