@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use casemate_measurements::launch::CpuModel;
+use casemate_measurements::platform::Platform;
 use casemate_measurements::policy::kvm::LinuxVersion;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,8 @@ pub const LEAST_QEMU_SNP: QemuVersion = QemuVersion { major: 9, minor: 1 };
 pub const LEAST_QEMU_VFIO: QemuVersion = QemuVersion { major: 9, minor: 2 };
 /// The oldest QEMU that gives the firmware the kernel as it is on disk, without being told to.
 pub const LEAST_QEMU_PLAIN_KERNEL: QemuVersion = QemuVersion { major: 10, minor: 0 };
+/// The oldest QEMU that knows the CPU models of EPYC 9005.
+const LEAST_QEMU_TURIN: QemuVersion = QemuVersion { major: 10, minor: 1 };
 
 /// The oldest QEMU whose emulated vCPUs can run beside each other. Before, one of them could go on
 /// with code that another had patched meanwhile (QEMU's commit deba78709ae8): of 430 boots under
@@ -89,6 +93,14 @@ pub struct Qemu {
 }
 
 impl Qemu {
+    /// The oldest QEMU that knows a CPU model, where this one does not: QEMU ends at once when it
+    /// is told of a model that it does not know.
+    #[must_use]
+    pub fn too_old_for(&self, model: CpuModel) -> Option<QemuVersion> {
+        let newer = model.name().is_some_and(|name| name.starts_with("EPYC-Turin"));
+        (newer && self.version < LEAST_QEMU_TURIN).then_some(LEAST_QEMU_TURIN)
+    }
+
     /// Asks a QEMU for its version. A bare name is looked up in `PATH`.
     ///
     /// # Errors
@@ -149,10 +161,14 @@ pub enum Kvm {
     Untried,
     /// A VM ran on it since the host booted.
     Works,
-    /// A VM could not run on it since the host booted.
+    /// A VM could not run on it since the host booted, and the same VM ran without it.
     Broken {
         /// How that showed.
         reason: String,
+        /// The platform of that VM; nothing follows for VMs of another. Records of versions that
+        /// took any failure for KVM's have none, and nothing follows from them.
+        #[serde(default)]
+        platform: Option<Platform>,
     },
 }
 
@@ -206,7 +222,12 @@ fn kvm(sys: &Path, state: &StateRoot) -> Result<Kvm, HostError> {
         return Ok(Kvm::Absent { reason });
     }
     let boot_id = boot_id(sys);
-    match state.read_kvm()? {
+    // What cannot be read any more, as another version wrote it, was no more than a memory.
+    let known = match state.read_kvm() {
+        Err(StateError::Malformed { .. }) => None,
+        known => known?,
+    };
+    match known {
         Some(known) if known.boot_id == boot_id && !boot_id.is_empty() => Ok(known.kvm),
         _ => Ok(Kvm::Untried),
     }

@@ -11,6 +11,7 @@ pub mod authority;
 mod cgroup;
 mod channel;
 pub mod committed;
+mod complaint;
 pub mod confine;
 pub mod devices;
 pub mod doctor;

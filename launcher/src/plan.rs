@@ -184,7 +184,7 @@ impl LaunchPlan {
             let expected = request.platform;
             return Err(PlanError::Platform { release: label, expected, found });
         }
-        let (shape, digest) = measured(manifest, &label, request)?;
+        let (shape, digest) = measured(manifest, &label, request, &host.qemu)?;
         let backing = backing(manifest, host)?;
         check_qemu(&host.qemu, found)?;
         if let (Platform::Snp, Some(linux)) = (found, host.linux) {
@@ -286,11 +286,13 @@ impl fmt::Display for LaunchPlan {
     }
 }
 
-/// The shape and its digest, which the manifest must list.
+/// The shape and its digest, which the manifest must list. On silicon the model must be one that
+/// this QEMU knows; the simulated platform only counts it into the digest.
 fn measured(
     manifest: &Manifest,
     label: &str,
     request: &LaunchRequest,
+    qemu: &Qemu,
 ) -> Result<(Shape, LaunchDigest), PlanError> {
     if let Some(cpu) = request.cpu_model.filter(|model| model.name().is_none()) {
         return Err(PlanError::NamelessCpu { cpu });
@@ -301,7 +303,19 @@ fn measured(
             && row.cpu_model.name().is_some()
             && request.cpu_model.is_none_or(|model| model == row.cpu_model)
     };
-    let row = manifest.reference_values.iter().find(fits).ok_or_else(|| {
+    let least = |row: &ReferenceValue| match request.platform {
+        Platform::Snp => qemu.too_old_for(row.cpu_model),
+        Platform::Simulated => None,
+    };
+    let rows = || manifest.reference_values.iter().filter(fits);
+    let usable = rows().find(|row| least(row).is_none());
+    if usable.is_none()
+        && let Some((cpu, least)) = rows().find_map(|row| Some((row.cpu_model, least(row)?)))
+    {
+        let (path, found) = (qemu.path.display().to_string(), qemu.version);
+        return Err(PlanError::UnknownCpu { cpu, path, found, least });
+    }
+    let row = usable.ok_or_else(|| {
         let model = request.cpu_model.and_then(CpuModel::name).unwrap_or("any CPU model");
         PlanError::Unlisted {
             release: label.to_owned(),
@@ -341,11 +355,17 @@ fn check_qemu(qemu: &Qemu, platform: Platform) -> Result<(), PlanError> {
     Err(PlanError::OldQemu { path, found, least, platform })
 }
 
+/// What to try. An SNP guest is never refused because one before it failed: there is nothing else
+/// to run it on, and one guest's failure says little of the next.
 fn accels(choice: AccelChoice, kvm: &Kvm, platform: Platform) -> Result<Vec<Accel>, PlanError> {
     let unusable = match kvm {
         Kvm::Absent { reason } => Some(reason.clone()),
-        Kvm::Broken { reason } => Some(format!("since this host booted, {reason}")),
-        Kvm::Untried | Kvm::Works => None,
+        Kvm::Broken { reason, platform: Some(seen) }
+            if *seen == platform && platform != Platform::Snp =>
+        {
+            Some(format!("since this host booted, {reason}"))
+        }
+        Kvm::Broken { .. } | Kvm::Untried | Kvm::Works => None,
     };
     match (platform, choice, unusable) {
         (Platform::Snp, AccelChoice::Tcg, _) => Err(PlanError::SnpOnTcg),
@@ -419,7 +439,8 @@ mod tests {
     #[test]
     fn which_accelerators_are_tried() {
         let absent = Kvm::Absent { reason: "no device".into() };
-        let broken = Kvm::Broken { reason: "it failed".into() };
+        let seen_on = |platform| Kvm::Broken { reason: "it failed".into(), platform };
+        let broken = seen_on(Some(Platform::Simulated));
         let (kvm, tcg) = (Accel::Kvm, Accel::Tcg);
         let of = |choice, kvm: &Kvm| accels(choice, kvm, Platform::Simulated).ok();
         assert_eq!(of(AccelChoice::Auto, &Kvm::Untried), Some(vec![kvm, tcg]));
@@ -431,8 +452,15 @@ mod tests {
         assert_eq!(of(AccelChoice::Kvm, &absent), None);
         let snp = |choice, kvm: &Kvm| accels(choice, kvm, Platform::Snp).ok();
         assert_eq!(snp(AccelChoice::Auto, &Kvm::Works), Some(vec![kvm]));
-        assert_eq!(snp(AccelChoice::Auto, &broken), None);
+        for seen in [None, Some(Platform::Simulated), Some(Platform::Snp)] {
+            assert_eq!(snp(AccelChoice::Auto, &seen_on(seen)), Some(vec![kvm]));
+        }
+        assert_eq!(snp(AccelChoice::Auto, &absent), None);
         assert_eq!(snp(AccelChoice::Tcg, &Kvm::Works), None);
+        // What an SNP guest met, or a version that took any failure for KVM's, says nothing here.
+        for seen in [None, Some(Platform::Snp)] {
+            assert_eq!(of(AccelChoice::Auto, &seen_on(seen)), Some(vec![kvm, tcg]));
+        }
     }
 
     #[test]

@@ -47,6 +47,13 @@ pub(crate) enum Message {
         /// QEMU's word for why.
         reason: String,
     },
+    /// An SNP guest asked to be ended and said why, as two numbers.
+    Terminated {
+        /// Whose codes they are: 0 the GHCB's, 1 Linux's.
+        set: u64,
+        /// Why.
+        code: u64,
+    },
     /// Any other event.
     Event,
 }
@@ -83,9 +90,21 @@ pub(crate) fn parse(line: &[u8]) -> Result<Message, QmpError> {
             guest: data.get("guest").and_then(Value::as_bool).unwrap_or(false),
             reason: shorten(data.get("reason").and_then(Value::as_str).unwrap_or("unknown")),
         }),
+        Raw { event: Some(event), data, .. } if event == "GUEST_PANICKED" => {
+            Ok(termination(&data).unwrap_or(Message::Event))
+        }
         Raw { event: Some(_), .. } => Ok(Message::Event),
         _ => Err(malformed()),
     }
+}
+
+/// What QEMU 11 and newer know of an SNP guest that asked to be ended.
+fn termination(data: &Value) -> Option<Message> {
+    let info = data.get("info")?;
+    let number = |name: &str| info.get(name).and_then(Value::as_u64);
+    (info.get("type")?.as_str()? == "sev")
+        .then_some(())
+        .and_then(|()| Some(Message::Terminated { set: number("set")?, code: number("code")? }))
 }
 
 /// Keeps the printable start of a text.
@@ -157,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_qemu_says() {
-        let cases: [(&str, Message); 6] = [
+        let cases: [(&str, Message); 8] = [
             (r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#, Message::Greeting),
             (r#"{"return": {}}"#, Message::Done),
             (
@@ -173,6 +192,11 @@ mod tests {
                 Message::Shutdown { guest: true, reason: "guest-reset".into() },
             ),
             (r#"{"event": "RTC_CHANGE", "data": {"offset": -1}}"#, Message::Event),
+            (
+                r#"{"event": "GUEST_PANICKED", "data": {"action": "poweroff", "info": {"type": "sev", "set": 1, "code": 2}}}"#,
+                Message::Terminated { set: 1, code: 2 },
+            ),
+            (r#"{"event": "GUEST_PANICKED", "data": {"action": "pause"}}"#, Message::Event),
         ];
         for (line, expected) in cases {
             assert_eq!(parse(line.as_bytes()).unwrap(), expected, "{line}");

@@ -2,8 +2,9 @@
 //! by stage codes, plays the simulated security processor, takes orders to stop.
 //!
 //! What decides whether KVM works is a VM that boots on it, not the device node: where a VM
-//! cannot run its first instructions on KVM, the next accelerator of the plan is tried and the
-//! outcome kept until the host boots again.
+//! cannot run its first instructions on KVM, the next accelerator of the plan is tried. KVM is
+//! only called broken, until the host boots again, when that very VM then runs without it, and for
+//! VMs of its platform alone: any other failure can be the guest's, the release's or another VM's.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +19,7 @@ use casemate_measurements::tcb::Tcb;
 
 use crate::attach::Attached;
 use crate::authority::{Authority, AuthorityError, ROOT_FILE};
+use crate::complaint::{self, Complaint};
 use crate::confine::{ConfineError, Confinement};
 use crate::devices::DeviceError;
 use crate::host::{self, Kvm};
@@ -78,12 +80,14 @@ pub enum SuperviseError {
         source: io::Error,
     },
     /// QEMU ended during the boot.
-    #[error("QEMU ended ({status}) after {}{said}", last(*stage))]
+    #[error("QEMU ended ({status}) after {}{}{said}", last(*stage), because(*complaint))]
     QemuDied {
         /// How.
         status: String,
         /// The last stage reached.
         stage: Option<Stage>,
+        /// The cause, where QEMU's words name one that is known.
+        complaint: Option<Complaint>,
         /// What QEMU itself said, if it never came to run the guest.
         said: String,
     },
@@ -112,16 +116,31 @@ pub enum SuperviseError {
         accel: Accel,
     },
     /// The accelerator failed and no other is planned.
-    #[error("KVM does not run VMs on this host: {reason}")]
+    #[error("KVM did not run the VM: {reason}")]
     KvmBroken {
         /// How that showed.
         reason: String,
     },
     /// QEMU's processor stopped in the middle.
-    #[error("QEMU stopped the VM ({status}) after {}", last(*stage))]
+    #[error("QEMU stopped the VM ({status}) after {}{}", last(*stage), because(*complaint))]
     Stopped {
         /// QEMU's status.
         status: String,
+        /// The last stage reached.
+        stage: Option<Stage>,
+        /// The cause, where QEMU's words name one that is known.
+        complaint: Option<Complaint>,
+    },
+    /// An SNP guest asked to be ended.
+    #[error(
+        "the guest asked to be ended (SEV termination, set {set:#x}, code {code:#x}: {}) after {}",
+        complaint::termination(*set, *code), last(*stage)
+    )]
+    Terminated {
+        /// Whose codes they are.
+        set: u64,
+        /// Why.
+        code: u64,
         /// The last stage reached.
         stage: Option<Stage>,
     },
@@ -146,6 +165,11 @@ fn last(stage: Option<Stage>) -> String {
     stage.map_or_else(|| "QEMU's start".to_owned(), |stage| format!("stage \"{stage}\""))
 }
 
+fn because(complaint: Option<Complaint>) -> String {
+    let meaning = complaint.map_or("", |complaint| complaint.meaning);
+    if meaning.is_empty() { String::new() } else { format!(": {meaning}") }
+}
+
 impl SuperviseError {
     /// What a person can do about it.
     #[must_use]
@@ -159,10 +183,14 @@ impl SuperviseError {
             Self::Timeout { stage: Some(stage), .. } if *stage < Stage::Handover => {
                 Some("the initrd waits for a device: is root.img readable and on a healthy disk?")
             }
-            Self::Timeout { .. } => {
-                Some("systemd or the agent hangs: give more memory or vCPUs, or try --accel tcg")
+            Self::Timeout { .. } => Some("systemd or the agent hangs: give more memory or vCPUs"),
+            Self::KvmBroken { .. } => {
+                Some("use --accel auto, which emulates a SIMULATED VM where KVM does not run it")
             }
-            Self::KvmBroken { .. } => Some("use --accel auto, which falls back to emulation"),
+            Self::Terminated { set: 0, code: 2, .. } | Self::Terminated { set: 1, .. } => Some(
+                "the release does not fit this processor or its firmware: try a newer release, and \
+                 update the BIOS",
+            ),
             Self::GuestEnded { stage: Some(stage), .. } if *stage < Stage::Handover => {
                 Some("a kernel panic, as after a changed byte of root.img: fetch the release again")
             }
@@ -172,17 +200,8 @@ impl SuperviseError {
             Self::Guest { stage } => Some(stage_hint(*stage)),
             Self::Devices(error) => Some(error.hint()),
             Self::Network(error) => Some(error.hint()),
-            Self::QemuDied { said, .. }
-                if said.contains("hostfwd") || said.contains("host forwarding") =>
-            {
-                Some("another process uses the port: choose another, or none")
-            }
-            Self::QemuDied { said, .. } if said.contains("Permission denied") => Some(
-                "QEMU's user must be able to read the release and to open /dev/kvm, /dev/sev and \
-                 the devices that are passed through: docs/serving.md has the rules for udev",
-            ),
-            Self::QemuDied { said, .. } if said.contains("memory") => {
-                Some("the host has too little memory: choose less with --memory")
+            Self::QemuDied { complaint, .. } | Self::Stopped { complaint, .. } => {
+                complaint.map(|complaint| complaint.hint)
             }
             _ => None,
         }
@@ -283,6 +302,7 @@ fn execute(
     let confinement = Confinement::of(&plan.paths.root()?)?;
     let control = crate::channel::listen(&plan.paths.control_socket())?;
     let mut broken = String::from("the plan names no accelerator");
+    let mut suspicion = None;
     for (index, accel) in plan.accels.iter().copied().enumerate() {
         state.accel = accel;
         let processor = match measured {
@@ -290,11 +310,11 @@ fn execute(
             Some(measured) => Some(processor(plan, measured.digest, starter)?),
         };
         let watch = Watch::start(plan, state, starter, &control, processor, accel, &confinement)?;
-        let outcome = watch.until_the_end()?;
+        let outcome = watch.suspecting(suspicion.take()).until_the_end()?;
         match outcome {
             Outcome::Ended { reason, by } => return Ok((reason, by)),
-            Outcome::KvmBroken { reason } => {
-                keep_kvm(plan, Kvm::Broken { reason: reason.clone() })?;
+            Outcome::KvmFailed { reason, passing } => {
+                suspicion = (!passing).then(|| reason.clone());
                 if index + 1 < plan.accels.len() {
                     starter.send(Duration::ZERO, Event::KvmBroken { reason: reason.clone() });
                 }

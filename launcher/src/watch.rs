@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use casemate_measurements::platform::Platform;
 use casemate_measurements::stage::Stage;
 
 use crate::channel::{self, Channel, Signal};
@@ -53,10 +54,12 @@ pub(crate) enum Outcome {
         /// By whose doing.
         by: EndedBy,
     },
-    /// KVM cannot run it.
-    KvmBroken {
+    /// KVM did not run it; no outcome of an SNP guest, which runs on nothing else.
+    KvmFailed {
         /// How that showed.
         reason: String,
+        /// Whether it may pass: another program has KVM, or memory is short.
+        passing: bool,
     },
 }
 
@@ -101,6 +104,10 @@ pub(crate) struct Watch<'a> {
     qmp: Option<UnixStream>,
     asked: Instant,
     shutdown: Option<String>,
+    /// What an SNP guest gave as its reason when it asked to be ended: set and code.
+    terminated: Option<(u64, u64)>,
+    /// How this VM failed on KVM before; if it runs now, that was KVM's doing.
+    suspicion: Option<String>,
     gave_up: Option<(Stage, Instant)>,
     stopping: Option<Stopping>,
 }
@@ -184,11 +191,19 @@ impl<'a> Watch<'a> {
             qmp: None,
             asked: begun,
             shutdown: None,
+            terminated: None,
+            suspicion: None,
             gave_up: None,
             stopping: None,
         };
         watch.plan.paths.write_state(watch.state)?;
         Ok(watch)
+    }
+
+    /// Watches a VM that failed on KVM before, in this way.
+    pub(crate) fn suspecting(mut self, suspicion: Option<String>) -> Self {
+        self.suspicion = suspicion;
+        self
     }
 
     /// Watches until QEMU has ended.
@@ -259,6 +274,7 @@ impl<'a> Watch<'a> {
                 let whose = if guest { "guest" } else { "host" };
                 self.shutdown = Some(format!("{whose}: {reason}"));
             }
+            Signal::Qmp(Message::Terminated { set, code }) => self.terminated = Some((set, code)),
             Signal::Qmp(Message::Status(status)) => return self.check_status(status),
             Signal::Qmp(Message::Done | Message::Failed(_) | Message::Event) => {}
             Signal::QmpFailed(error) if self.is_up() => self.qmp_lost(&error),
@@ -282,6 +298,9 @@ impl<'a> Watch<'a> {
         }
         if before.is_none() && self.accel == Accel::Kvm {
             keep_kvm(self.plan, Kvm::Works)?;
+        } else if let Some(reason) = self.suspicion.take() {
+            let platform = Some(self.platform());
+            keep_kvm(self.plan, Kvm::Broken { reason, platform })?;
         }
         if self.timeouts.after(before) != self.timeouts.after(Some(stage)) {
             self.phase_started = Instant::now();
@@ -313,16 +332,41 @@ impl<'a> Watch<'a> {
             return Ok(None);
         }
         let stage = self.last_stage();
-        if self.accel == Accel::Kvm && stage.is_none() && status == "internal-error" {
+        if let Some(ended) = self.termination() {
+            return ended.map(Some);
+        }
+        if self.may_blame_kvm() && status == "internal-error" {
             let reason = "KVM could not execute an instruction of the firmware or kernel \
                           (QEMU: internal-error)";
-            return Ok(Some(Outcome::KvmBroken { reason: reason.to_owned() }));
+            return Ok(Some(Outcome::KvmFailed { reason: reason.to_owned(), passing: false }));
         }
         if self.is_up() {
             let reason = format!("QEMU stopped it: {status}");
             return Ok(Some(Outcome::Ended { reason, by: EndedBy::Failure }));
         }
-        Err(SuperviseError::Stopped { status, stage })
+        let complaint = self.words.tail().complaint();
+        Err(SuperviseError::Stopped { status, stage, complaint })
+    }
+
+    fn platform(&self) -> Platform {
+        self.plan.machine.backing.platform()
+    }
+
+    /// Whether a failure now may be KVM's, so that another accelerator is worth a try.
+    fn may_blame_kvm(&self) -> bool {
+        self.accel == Accel::Kvm
+            && self.last_stage().is_none()
+            && self.platform() == Platform::Simulated
+    }
+
+    /// How a VM ended whose guest said why it asks to be ended; `None` where it did not.
+    fn termination(&self) -> Option<Result<Outcome, SuperviseError>> {
+        let (set, code) = self.terminated?;
+        let error = SuperviseError::Terminated { set, code, stage: self.last_stage() };
+        if !self.is_up() {
+            return Some(Err(error));
+        }
+        Some(Ok(Outcome::Ended { reason: error.to_string(), by: EndedBy::Failure }))
     }
 
     fn tell(&mut self, command: &'static str) {
@@ -435,6 +479,9 @@ impl<'a> Watch<'a> {
         }
         let stage = self.last_stage();
         let how = describe(status);
+        if let Some(ended) = self.termination() {
+            return ended;
+        }
         if self.is_up() {
             let reason = self.shutdown.take().unwrap_or(how);
             let by = if reason == POWERED_OFF { EndedBy::Guest } else { EndedBy::Failure };
@@ -446,14 +493,15 @@ impl<'a> Watch<'a> {
         if let Some(reason) = self.shutdown.take() {
             return Err(SuperviseError::GuestEnded { reason, stage });
         }
-        let (said, kvm) = {
+        let (said, complaint, kvm, passing) = {
             let tail = self.words.tail();
-            (tail.own_words(), tail.blames_kvm())
+            (tail.own_words(), tail.complaint(), tail.blames_kvm(), tail.may_pass())
         };
-        if self.accel == Accel::Kvm && stage.is_none() && kvm {
-            return Ok(Outcome::KvmBroken { reason: format!("QEMU ended at once ({how}){said}") });
+        if self.may_blame_kvm() && kvm {
+            let reason = format!("QEMU ended at once ({how}){said}");
+            return Ok(Outcome::KvmFailed { reason, passing });
         }
-        Err(SuperviseError::QemuDied { status: how, stage, said })
+        Err(SuperviseError::QemuDied { status: how, stage, complaint, said })
     }
 }
 

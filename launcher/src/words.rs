@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::channel::Signal;
+use crate::complaint::Complaint;
 
 /// How many bytes of QEMU's own words are kept, in memory, while the VM boots.
 const TAIL_LEN: usize = 8 * 1024;
@@ -73,10 +74,26 @@ impl Tail {
         lines[last..].iter().flat_map(|line| [": ", line]).collect()
     }
 
-    /// Whether KVM is what it complains about.
+    /// Why the VM did not run, where the words name a cause that is known.
+    pub(crate) fn complaint(&self) -> Option<Complaint> {
+        Complaint::in_text(&self.text())
+    }
+
+    /// Whether what QEMU complains about may be over soon, as what another program holds.
+    pub(crate) fn may_pass(&self) -> bool {
+        let text = self.text();
+        ["busy", "Cannot allocate memory", "Too many open files", "temporarily unavailable"]
+            .iter()
+            .any(|word| text.contains(word))
+    }
+
+    /// Whether KVM is what QEMU complains about: reason enough to try another accelerator once,
+    /// and not to think ill of KVM later.
     pub(crate) fn blames_kvm(&self) -> bool {
-        let text = self.text().to_ascii_lowercase();
-        text.contains("kvm") || text.contains("failed to set msr")
+        self.text().lines().filter(|line| !line.contains("warning:")).any(|line| {
+            let own = line.starts_with("qemu") && line.to_ascii_lowercase().contains("kvm");
+            own || line.starts_with("KVM") || line.contains("failed to set MSR")
+        })
     }
 }
 
@@ -100,6 +117,18 @@ mod tests {
         tail.push(b"qemu-system-x86_64: Could not set up host forwarding rule\n");
         assert_eq!(tail.own_words(), ": qemu-system-x86_64: Could not set up host forwarding rule");
         assert!(tail.blames_kvm());
+        for (text, blamed) in [
+            ("qemu-system-x86_64: -netdev user: could not set up host forwarding rule", false),
+            ("qemu-system-x86_64: warning: host doesn't support requested feature: KVM\n", false),
+            ("qemu-system-x86_64: error: failed to set MSR 0x345 to 0x2000", true),
+            ("qemu-system-x86_64: failed to initialize kvm: Device or resource busy", true),
+            ("Could not open '/srv/kvm/root.img'", false),
+        ] {
+            let mut tail = Tail::default();
+            tail.push(text.as_bytes());
+            assert_eq!(tail.blames_kvm(), blamed, "{text}");
+            assert_eq!(tail.may_pass(), text.contains("busy"), "{text}");
+        }
         tail.push(&vec![b'x'; 3 * TAIL_LEN]);
         assert_eq!(tail.text().len(), TAIL_LEN);
         tail.close();

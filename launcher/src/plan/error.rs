@@ -50,6 +50,21 @@ pub enum PlanError {
         /// What was asked for.
         cpu: CpuModel,
     },
+    /// QEMU does not know the CPU model.
+    #[error(
+        "{path} is version {found} and does not know the CPU model {cpu}, expected {least} or \
+         newer, or another model that the manifest lists with so many vCPUs"
+    )]
+    UnknownCpu {
+        /// The model.
+        cpu: CpuModel,
+        /// Which QEMU.
+        path: String,
+        /// Its version.
+        found: QemuVersion,
+        /// The oldest that knows it.
+        least: QemuVersion,
+    },
     /// The row of the manifest has another digest than this launch would have.
     #[error("{shape} would have the launch digest {found}, expected {expected} by the manifest")]
     Digest {

@@ -69,6 +69,7 @@ impl Bench {
             id_block: None,
             policy: GuestPolicy::default(),
             address_bits: None,
+            models: &["EPYC-v4", "EPYC-Genoa"],
         };
         contents.write(&dir.path().join("release"));
         let root = StateRoot::at(&dir.path().join("s")).unwrap();

@@ -34,6 +34,8 @@ pub(crate) struct Contents {
     pub(crate) id_block: Option<Identity>,
     pub(crate) policy: GuestPolicy,
     pub(crate) address_bits: Option<u8>,
+    /// The CPU models of its reference values.
+    pub(crate) models: &'static [&'static str],
 }
 
 impl Contents {
@@ -51,6 +53,7 @@ impl Contents {
             id_block: None,
             policy: GuestPolicy::default(),
             address_bits: None,
+            models: &["EPYC-v4", "EPYC-Genoa"],
         }
     }
 
@@ -89,7 +92,8 @@ impl Contents {
             guest_features: GuestFeatures::SNP_ACTIVE,
             vcpus: VcpuCount::new(vcpus).unwrap(),
         };
-        let shapes = [1, 2, 4].map(|n| [shape(n, "EPYC-v4"), shape(n, "EPYC-Genoa")]).concat();
+        let of_each = |n| self.models.iter().map(move |model| shape(n, model));
+        let shapes: Vec<Shape> = [1, 2, 4].into_iter().flat_map(of_each).collect();
         let none = Sha256Hash::of(b"");
         let manifest = Manifest {
             schema: Manifest::SCHEMA,

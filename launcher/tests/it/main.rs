@@ -5,6 +5,7 @@
 mod boot;
 mod devices;
 mod doctor;
+mod failures;
 mod fake_host;
 mod fixture;
 mod guest;

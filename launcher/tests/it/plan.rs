@@ -172,6 +172,31 @@ fn what_no_verifier_would_accept_is_refused() {
     assert!(matches!(error, PlanError::Platform { .. }), "{error}");
 }
 
+/// QEMU ends at once when it is told of a model that it does not know.
+#[test]
+fn a_cpu_model_is_one_that_this_qemu_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = snp_host();
+    host.qemu.version = QemuVersion { major: 10, minor: 0 };
+    let asked = request(Platform::Snp, "vm-1");
+    let plan = |models, request: &LaunchRequest, host: &HostFacts| {
+        let contents = Contents { models, ..Contents::unbootable(Platform::Snp) };
+        contents.write(dir.path());
+        let release = Release::open(dir.path()).unwrap();
+        let paths = VmPaths::new("/run/casemate/vms/vm-1".into()).unwrap();
+        LaunchPlan::new(&release, request, host, &paths)
+    };
+    let model = |plan: LaunchPlan| plan.machine.shape.cpu_model.to_string();
+    let both: &[&str] = &["EPYC-Turin", "EPYC-v4"];
+    assert_eq!(model(plan(both, &asked, &host).unwrap()), "EPYC-v4");
+    assert_eq!(model(plan(both, &asked, &snp_host()).unwrap()), "EPYC-Turin");
+    let turin = LaunchRequest { cpu_model: Some("EPYC-Turin".parse().unwrap()), ..asked.clone() };
+    let error = plan(both, &turin, &host).unwrap_err().to_string();
+    assert!(error.contains("10.0 and does not know the CPU model EPYC-Turin"), "{error}");
+    assert!(error.contains("expected 10.1"), "{error}");
+    assert!(plan(&["EPYC-Turin"], &asked, &host).is_err());
+}
+
 #[test]
 fn what_the_host_cannot_do_is_refused() {
     let dir = tempfile::tempdir().unwrap();
