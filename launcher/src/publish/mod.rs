@@ -90,7 +90,7 @@ impl Publisher {
             ["openapi.json"] => Ok(Answer::new(JSON, OPENAPI)),
             ["health"] => match self.ask(Command::Trouble).await? {
                 None => Ok(Answer::json(StatusCode::OK, &json!({"ok": true}))),
-                Some(_) => Err(unavailable("the records cannot be kept: see `casemate ps`")),
+                Some(trouble) => Err(unavailable(&trouble.public)),
             },
             ["metrics"] => {
                 let text = metrics::text(&self.vms().await?);

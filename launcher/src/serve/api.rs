@@ -81,7 +81,7 @@ impl Api {
             Request::Host => {
                 let mut host = self.host.clone();
                 host.last_event = *self.changed.borrow();
-                host.trouble = self.ask(Command::Trouble).await?;
+                host.trouble = self.ask(Command::Trouble).await?.map(|trouble| trouble.text);
                 Ok(ok(&host))
             }
             Request::List => Ok(ok(&self.ask(Command::List).await?)),

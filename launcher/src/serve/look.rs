@@ -3,9 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use casemate_measurements::causes::in_one_line;
-
-use super::manager::{Entry, Manager};
+use super::keep::{Entry, Trouble};
+use super::manager::Manager;
 use super::records::now_ms;
 use super::request::Accepted;
 use super::vm::{Doing, EventKind, NewEvent, Seen, Vm};
@@ -24,6 +23,7 @@ impl Manager {
         }
         if self.searched.is_none_or(|at| at.elapsed() >= SEARCH) {
             self.searched = Some(Instant::now());
+            self.settle_all();
             self.search();
             self.look_at_wanted();
         }
@@ -33,14 +33,13 @@ impl Manager {
         let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
         let (doing, launched) = (entry.vm.doing, entry.launched);
         if doing == Doing::Waiting {
-            if entry.vm.next_at_ms.is_none_or(|at| at <= now_ms()) {
+            if self.vms.get_mut(name).is_some_and(Entry::is_due) {
                 let again = |vm: &mut Vm| {
                     vm.again(now_ms());
                     Vec::new()
                 };
-                if self.change(name, again) {
-                    self.begin_start(name);
-                }
+                self.change(name, again);
+                self.begin_start(name);
             }
             return;
         }
@@ -59,17 +58,15 @@ impl Manager {
                 if doing == Doing::Starting && !launched && state.is_none() {
                     return self.begin_start(name);
                 }
-                if self.change(name, |vm| vm.observe(Seen::Gone(state), now_ms())) {
-                    let _ = paths.remove();
-                    if let Some(entry) = self.vms.get_mut(name) {
-                        entry.launched = false;
-                    }
-                    drop(lock);
+                let ran = entry.up.map(|since| since.elapsed());
+                self.change(name, |vm| vm.observe(Seen::Gone { state, ran }, now_ms()));
+                let _ = paths.remove();
+                if let Some(entry) = self.vms.get_mut(name) {
+                    entry.launched = false;
                 }
+                drop(lock);
             }
-            Err(error) => {
-                self.trouble.get_or_insert(in_one_line(&error));
-            }
+            Err(error) => self.troubled(Trouble::of(&error)),
         }
     }
 
@@ -90,15 +87,7 @@ impl Manager {
             let mut vm = Accepted::found(plan).into_vm(now_ms());
             (vm.doing, vm.wanted) = (Doing::Booting, true);
             let event = NewEvent::new(EventKind::Adopted, "it runs and was not asked for here");
-            match self.records.save(&vm, &[event]) {
-                Ok(last) => {
-                    self.changed.send_replace(last);
-                    self.vms.insert(name, Entry::new(vm));
-                }
-                Err(error) => {
-                    self.trouble.get_or_insert(in_one_line(&error));
-                }
-            }
+            self.find(vm, event);
         }
     }
 }

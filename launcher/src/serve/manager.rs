@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use casemate_measurements::causes::in_one_line;
 use tokio::sync::{oneshot, watch};
 
+use super::keep::{Entry, Trouble};
 use super::records::{Event, Records, RecordsError, now_ms};
 use super::request::Accepted;
 use super::view::VmView;
-use super::vm::{Doing, EventKind, NewEvent, Vm};
+use super::vm::{Doing, EventKind, NewEvent};
 use super::wanted::Wanted;
 use super::wire::{EventsRequest, MAX_EVENTS};
 use crate::publish::document::Published;
 use crate::start::{StartError, StopError, SupervisorCommand, start_detached};
-use crate::state::{StateRoot, VmName, VmPaths, VmState};
+use crate::state::{StateRoot, VmName};
 
 /// How often each VM is looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -51,7 +52,7 @@ pub(crate) enum Command {
     Events(EventsRequest, Reply<Vec<Event>>),
     Publish(Reply<Vec<Published>>),
     /// What keeps the daemon from its work, if anything.
-    Trouble(Reply<Option<String>>),
+    Trouble(Reply<Option<Trouble>>),
     /// The supervisor was started, or not.
     Started(VmName, Result<Child, StartError>),
     /// The VM was stopped, or not.
@@ -60,35 +61,6 @@ pub(crate) enum Command {
     Planned(Box<(VmName, String, Result<Accepted, String>)>),
     /// Nothing more is to be done. VMs stay.
     End,
-}
-
-/// A VM, and what is being done to it in another thread.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) vm: Vm,
-    pub(super) busy: bool,
-    /// Whether this process started its supervisor.
-    pub(super) launched: bool,
-    /// The guest's time to power off, of an order that waits for the start to be through.
-    stop: Option<Duration>,
-}
-
-impl Entry {
-    pub(super) const fn new(vm: Vm) -> Self {
-        Self { vm, busy: false, launched: false, stop: None }
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        !self.busy && !self.vm.doing.is_live()
-    }
-
-    /// Whether what runs in `paths` is the run that could not be stopped: it is not found anew.
-    pub(super) fn is_left_alone(&self, paths: &VmPaths) -> bool {
-        let supervisor = |state: &VmState| state.supervisor;
-        let known = self.vm.state.as_ref().map(supervisor);
-        let runs = paths.read_state().unwrap_or_default().as_ref().map(supervisor);
-        self.vm.doing == Doing::Quarantined && known.is_some() && known == runs
-    }
 }
 
 /// The manager.
@@ -103,8 +75,8 @@ pub(crate) struct Manager {
     pub(super) wanted: Option<Wanted>,
     pub(super) children: Vec<Child>,
     pub(super) searched: Option<Instant>,
-    /// What could not be recorded when it was seen; said once.
-    pub(super) trouble: Option<String>,
+    /// What is wrong, since something was last recorded.
+    pub(super) trouble: Option<Trouble>,
     public_host: String,
 }
 
@@ -152,15 +124,18 @@ impl Manager {
                 self.tick();
             }
         }
-        let event = NewEvent::new(EventKind::ServeStopping, "it was told to end; VMs stay");
-        self.records.note(None, &event).map(drop)
+        self.note(None, &NewEvent::new(EventKind::ServeStopping, "it was told to end; VMs stay"));
+        Ok(())
     }
 
     /// Takes up what the records say.
     fn resume(&mut self) -> Result<(), RecordsError> {
         let boot = crate::host::boot_id(std::path::Path::new("/"));
         let rebooted = self.records.fact("boot_id")?.is_some_and(|known| known != boot);
-        self.records.keep_fact("boot_id", &boot)?;
+        // A daemon that cannot record anything now still sees to its VMs.
+        if let Err(error) = self.records.keep_fact("boot_id", &boot) {
+            self.troubled(Trouble::from(&error));
+        }
         let (vms, refused) = self.records.vms()?;
         for vm in vms {
             self.vms.insert(vm.name.clone(), Entry::new(vm));
@@ -170,8 +145,7 @@ impl Manager {
         }
         let live = self.vms.values().filter(|entry| entry.vm.doing.is_live()).count();
         let text = format!("{} VMs are known, {live} of them were up", self.vms.len());
-        let last = self.records.note(None, &NewEvent::new(EventKind::ServeStarted, text))?;
-        self.changed.send_replace(last);
+        self.note(None, &NewEvent::new(EventKind::ServeStarted, text));
         let names: Vec<VmName> = self.vms.keys().cloned().collect();
         for name in names {
             self.resume_one(&name, rebooted);
@@ -226,7 +200,7 @@ impl Manager {
                 let all = vms.map(|vm| Published::new(vm, &self.public_host)).collect();
                 let _ = reply.send(Ok(all));
             }
-            Command::Trouble(reply) => drop(reply.send(Ok(self.trouble.clone()))),
+            Command::Trouble(reply) => drop(reply.send(Ok(self.trouble()))),
             Command::Started(name, result) => self.started(&name, result),
             Command::Stopped(name, result) => self.stopped(&name, result),
             Command::Planned(planned) => {
@@ -242,65 +216,10 @@ impl Manager {
         Ok((&entry.vm).into())
     }
 
-    /// Records what happened to no known VM.
-    pub(super) fn note(&mut self, vm: Option<&VmName>, event: &NewEvent) {
-        match self.records.note(vm, event) {
-            Ok(last) => {
-                self.changed.send_replace(last);
-            }
-            Err(error) => {
-                self.trouble.get_or_insert(in_one_line(&error));
-            }
-        }
-    }
-
     fn events(&self, request: &EventsRequest) -> Result<Vec<Event>, Refused> {
         let limit = request.limit.unwrap_or(MAX_EVENTS).min(MAX_EVENTS);
         let events = self.records.events(request.after, request.name.as_deref(), limit);
         events.map_err(|error| Refused::Records(in_one_line(&error)))
-    }
-
-    /// Changes a VM, records it, and only then lets it be so.
-    fn try_change(
-        &mut self,
-        name: &VmName,
-        change: impl FnOnce(&mut Vm) -> Vec<NewEvent>,
-    ) -> Result<(), Refused> {
-        let Some(entry) = self.vms.get_mut(name) else {
-            return Err(Refused::Unknown(name.clone()));
-        };
-        let mut vm = entry.vm.clone();
-        let events = change(&mut vm);
-        if vm == entry.vm && events.is_empty() {
-            return Ok(());
-        }
-        match self.records.save(&vm, &events) {
-            Ok(last) => {
-                entry.vm = vm;
-                self.trouble = None;
-                if last > 0 {
-                    self.changed.send_replace(last);
-                }
-                Ok(())
-            }
-            Err(error) => Err(Refused::Records(in_one_line(&error))),
-        }
-    }
-
-    /// As [`Self::try_change`], for what is seen: it is seen again at the next tick.
-    pub(super) fn change(
-        &mut self,
-        name: &VmName,
-        change: impl FnOnce(&mut Vm) -> Vec<NewEvent>,
-    ) -> bool {
-        match self.try_change(name, change) {
-            Ok(()) => true,
-            Err(Refused::Records(problem)) => {
-                self.trouble.get_or_insert(problem);
-                false
-            }
-            Err(_) => false,
-        }
     }
 
     pub(super) fn accept(&mut self, accepted: Accepted) -> Result<VmView, Refused> {
@@ -317,10 +236,12 @@ impl Manager {
             vm.restarts = old.vm.restarts;
         }
         let event = vm.accept(now_ms());
-        let saved = self.records.save(&vm, &[event]);
-        let last = saved.map_err(|error| Refused::Records(in_one_line(&error)))?;
+        let last = match self.records.save(&vm, &[event]) {
+            Ok(last) => last,
+            Err(error) => return Err(self.refused(&error)),
+        };
         self.vms.insert(name.clone(), Entry::new(vm));
-        self.changed.send_replace(last);
+        self.recorded(last);
         self.begin_start(&name);
         self.view(&name)
     }
@@ -359,10 +280,12 @@ impl Manager {
             let message = format!("{name} is {}", entry.vm.doing.name());
             return Err(Refused::Conflict { message, hint: "stop it first" });
         }
-        let removed = self.records.remove(name);
-        let last = removed.map_err(|error| Refused::Records(in_one_line(&error)))?;
+        let last = match self.records.remove(name) {
+            Ok(last) => last,
+            Err(error) => return Err(self.refused(&error)),
+        };
         self.vms.remove(name);
-        self.changed.send_replace(last);
+        self.recorded(last);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 mod api;
 pub mod client;
 mod http;
+mod keep;
 mod look;
 mod manager;
 mod notify;

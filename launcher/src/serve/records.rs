@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::statvfs::statvfs;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ use crate::state::VmName;
 
 /// The version of the tables.
 const SCHEMA: u32 = 1;
+/// Bytes that must be free for records to count as kept: several transactions.
+const LEAST_ROOM: u64 = 256 * 1024;
 /// How many events are kept.
 const MOST_EVENTS: u64 = 20_000;
 
@@ -69,6 +72,17 @@ pub enum RecordsError {
         /// Its version.
         found: u32,
     },
+    /// Their disk is full.
+    #[error(
+        "the disk of the records {} has {free} KiB left, expected {} at least: free some",
+        path.display(), LEAST_ROOM / 1024
+    )]
+    NoRoom {
+        /// Which.
+        path: PathBuf,
+        /// KiB that are free.
+        free: u64,
+    },
     /// A record is not what this program writes.
     #[error("record of {what} in {} is malformed: {problem}", path.display())]
     Malformed {
@@ -79,6 +93,25 @@ pub enum RecordsError {
         /// Why.
         problem: String,
     },
+}
+
+impl RecordsError {
+    /// What is wrong, without the path that [`std::fmt::Display`] names.
+    pub(crate) fn without_path(&self) -> String {
+        match self {
+            Self::Database { source, .. } => match source.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DiskFull) => "the disk is full".to_owned(),
+                Some(rusqlite::ErrorCode::ReadOnly) => "they are read-only".to_owned(),
+                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                    "another program has locked them".to_owned()
+                }
+                _ => "they cannot be read or written".to_owned(),
+            },
+            Self::NoRoom { free, .. } => format!("the disk is full ({free} KiB are left)"),
+            Self::Version { found, .. } => format!("they have version {found}"),
+            Self::Malformed { what, .. } => format!("the record of {what} is malformed"),
+        }
+    }
 }
 
 /// Something that happened.
@@ -135,6 +168,15 @@ impl Records {
             return Err(RecordsError::Version { path: path.to_owned(), found });
         }
         Ok(Self { db, path: path.to_owned() })
+    }
+
+    /// Why the next record may not find room; `None` while there is enough, or where the system
+    /// does not say.
+    pub(crate) fn lacks_room(&self) -> Option<RecordsError> {
+        let disk = statvfs(self.path.parent()?).ok()?;
+        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        (free < LEAST_ROOM)
+            .then(|| RecordsError::NoRoom { path: self.path.clone(), free: free / 1024 })
     }
 
     fn fail(&self) -> impl Fn(rusqlite::Error) -> RecordsError + use<> {

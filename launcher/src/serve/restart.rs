@@ -75,6 +75,11 @@ impl Restart {
         if settled { 1 } else { before.saturating_add(1) }
     }
 
+    /// The longest that a VM waits to be started again.
+    pub(crate) fn longest(&self) -> Duration {
+        Duration::from_secs(self.most_delay_seconds.into())
+    }
+
     /// What is done after an end, the `row`th in a row.
     pub(crate) fn next(&self, failed: bool, row: u32) -> Next {
         let again = match self.when {

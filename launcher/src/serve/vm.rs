@@ -187,8 +187,13 @@ pub(crate) struct Vm {
 pub(crate) enum Seen {
     /// It lives, and says this.
     Alive(Option<VmState>),
-    /// It is gone, and said this last.
-    Gone(Option<VmState>),
+    /// It is gone.
+    Gone {
+        /// What it said last.
+        state: Option<VmState>,
+        /// For how long it served evidence, where that was measured by a clock that never steps.
+        ran: Option<Duration>,
+    },
 }
 
 impl Vm {
@@ -217,9 +222,16 @@ impl Vm {
         self.state = None;
     }
 
+    /// How long it still waits to be started again. The time that is recorded is the wall clock's,
+    /// which may have stepped since: nothing waits longer than its policy lets it wait at all.
+    pub(crate) fn left(&self, now_ms: u64) -> Duration {
+        let left = self.next_at_ms.map_or(0, |at| at.saturating_sub(now_ms));
+        Duration::from_millis(left).min(self.restart.longest())
+    }
+
     /// Its supervisor cannot be started.
     pub(crate) fn failed_to_start(&mut self, reason: &str, now_ms: u64) -> Vec<NewEvent> {
-        self.end(reason.to_owned(), EndedBy::Failure, None, now_ms)
+        self.end(reason.to_owned(), EndedBy::Failure, None, None, now_ms)
     }
 
     /// It is told to stop.
@@ -257,7 +269,7 @@ impl Vm {
         match seen {
             Seen::Alive(None) => Vec::new(),
             Seen::Alive(Some(state)) => self.observe_alive(state, now_ms),
-            Seen::Gone(state) => self.observe_end(state, now_ms),
+            Seen::Gone { state, ran } => self.observe_end(state, ran, now_ms),
         }
     }
 
@@ -300,7 +312,12 @@ impl Vm {
         events
     }
 
-    fn observe_end(&mut self, state: Option<VmState>, now_ms: u64) -> Vec<NewEvent> {
+    fn observe_end(
+        &mut self,
+        state: Option<VmState>,
+        ran: Option<Duration>,
+        now_ms: u64,
+    ) -> Vec<NewEvent> {
         let ended = state.as_ref().and_then(|state| match &state.phase {
             Phase::Ended { reason, by, hint } => Some((reason.clone(), *by, hint.clone())),
             Phase::Booting | Phase::Running => None,
@@ -311,7 +328,7 @@ impl Vm {
             self.state = state;
         }
         self.forget_processes();
-        self.end(reason, by, hint, now_ms)
+        self.end(reason, by, hint, ran, now_ms)
     }
 
     /// It is not running: what becomes of it?
@@ -320,15 +337,19 @@ impl Vm {
         reason: String,
         by: EndedBy,
         hint: Option<String>,
+        ran: Option<Duration>,
         now_ms: u64,
     ) -> Vec<NewEvent> {
         if !self.wanted || by == EndedBy::Order {
             return vec![self.stopped(&reason, now_ms)];
         }
         let failed = by == EndedBy::Failure;
-        let ran =
-            if self.doing == Doing::Running { now_ms.saturating_sub(self.since_ms) } else { 0 };
-        self.row = self.restart.row(self.row, Duration::from_millis(ran));
+        let by_wall_clock = || Duration::from_millis(now_ms.saturating_sub(self.since_ms));
+        let ran = match self.doing {
+            Doing::Running => ran.unwrap_or_else(by_wall_clock),
+            _ => Duration::ZERO,
+        };
+        self.row = self.restart.row(self.row, ran);
         let kind = if failed { EventKind::Failed } else { EventKind::Ended };
         let mut events = vec![NewEvent::new(kind, reason.clone())];
         match self.restart.next(failed, self.row) {

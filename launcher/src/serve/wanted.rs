@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::keep::Trouble;
 use super::manager::{Command, Manager, STOP_TIMEOUT};
 use super::request::Accepted;
 use super::vm::{EventKind, NewEvent, Source};
@@ -114,9 +115,9 @@ impl Manager {
         let files = match wanted.read() {
             Ok(files) => files,
             Err(error) => {
-                let problem = format!("{} cannot be read: {error}", wanted.dir.display());
-                self.trouble.get_or_insert(problem);
-                return;
+                let text = format!("{} cannot be read: {error}", wanted.dir.display());
+                let public = "the directory of wanted VMs cannot be read".to_owned();
+                return self.troubled(Trouble { text, public });
             }
         };
         let gone: Vec<VmName> = self

@@ -4,6 +4,7 @@
 mod bench;
 mod churn;
 mod confined;
+mod faults;
 mod figures;
 mod hostile;
 mod lives;

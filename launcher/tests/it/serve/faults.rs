@@ -1,0 +1,135 @@
+//! A host whose clock steps, and one whose disk is full: VMs are seen to all the same.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::process::Command;
+
+use casemate_launcher::serve::restart::{Restart, When};
+use casemate_launcher::serve::{Doing, EventKind};
+use rusqlite::Connection;
+
+use super::bench::{Bench, kill, qemu, refusal, vm, wait_for};
+
+/// The time at which a VM is started again is recorded by the wall clock. One that was a day ahead
+/// when it was written down must not cost the VM a day.
+#[test]
+fn a_clock_that_stepped_delays_no_restart_beyond_the_longest_pause() {
+    let (mut bench, _) = Bench::started("");
+    let pause = Restart { first_delay_seconds: 3, most_delay_seconds: 3, ..Restart::default() };
+    let view = bench.run("vm-1", pause);
+    kill(qemu(&view).pid, "-9");
+    bench.until("vm-1", Doing::Waiting);
+    bench.kill_daemon();
+    let db = Connection::open(bench.path("records/records.sqlite")).unwrap();
+    let stepped = "UPDATE vms SET next_at_ms = next_at_ms + 86400000 WHERE doing = 'waiting'";
+    assert_eq!(db.execute(stepped, []).unwrap(), 1);
+    drop(db);
+    bench.start();
+    assert_eq!(bench.until("vm-1", Doing::Running).restarts, 1);
+}
+
+#[test]
+fn with_a_full_disk_vms_are_seen_to_and_health_says_why() {
+    let missing = |reason: &str| {
+        let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|what| what == "root"), "required: {reason}");
+        eprintln!("skipped: {reason}");
+    };
+    let namespace = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private"]);
+        command
+    };
+    let probe = namespace().args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return missing("no mount namespace with a small file system can be made here");
+    }
+    let output = namespace()
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "serve::faults::full_disk"])
+        .output()
+        .unwrap();
+    let spoken = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && spoken.contains("1 passed"), "{spoken}");
+}
+
+/// Takes every byte that is left where `path` will lie.
+fn fill(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    for len in [4096, 512, 1] {
+        loop {
+            match file.write_all(&vec![b'x'; len]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs in a mount namespace of its own"]
+fn full_disk() {
+    let mut bench = Bench::new("");
+    let records = bench.path("records");
+    fs::create_dir(&records).unwrap();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=4m,mode=700", "none"]).arg(&records);
+    assert!(mount.status().unwrap().success());
+    let client = bench.start();
+    let health = |bench: &Bench| {
+        let answer = super::publish::get(super::publish::address(bench), "/health");
+        (answer.status, answer.text())
+    };
+    let again = Restart { limit: 9, first_delay_seconds: 0, ..Restart::default() };
+    let (again, never) = (bench.run("again", again), {
+        let never = Restart { when: When::Never, ..Restart::default() };
+        bench.run("never", never)
+    });
+    assert_eq!(health(&bench).0, 200);
+    let ballast = records.join("ballast");
+    fill(&ballast);
+    // Told before anything fails on it.
+    let (status, text) = health(&bench);
+    assert!(status == 503 && text.contains("the disk is full"), "{status}: {text}");
+    for view in [&again, &never] {
+        kill(qemu(view).pid, "-9");
+    }
+    let back = |name: &str, restarts: u32, bench: &Bench| {
+        wait_for("the restart", || {
+            let view = bench.client().status(&vm(name)).ok()?;
+            (view.restarts >= restarts && view.doing == Doing::Running).then_some(view)
+        })
+    };
+    let now = back("again", 1, &bench);
+    assert_ne!(qemu(&now), qemu(&again));
+    assert_eq!(bench.until("never", Doing::Ended).reason.as_deref(), Some("signal 9"));
+    let refused = refusal(client.run(&bench.request("other", Restart::default())));
+    assert!(refused.contains("records.sqlite"), "{refused}");
+    let trouble = client.host().unwrap().trouble.unwrap();
+    assert!(trouble.contains("records.sqlite"), "{trouble}");
+    assert_eq!(health(&bench).0, 503);
+    // What happened meanwhile is recorded once there is room.
+    fs::remove_file(&ballast).unwrap();
+    wait_for("the record", || bench.kinds("again").contains(&EventKind::Failed).then_some(()));
+    wait_for("relief", || (health(&bench).0 == 200).then_some(()));
+    assert!(
+        bench.kinds("never").contains(&EventKind::Ended) || {
+            bench.kinds("never").contains(&EventKind::Failed)
+        }
+    );
+    // A daemon that starts beside a full disk takes up its VMs all the same.
+    fill(&ballast);
+    bench.kill_daemon();
+    let client = bench.start();
+    let (status, text) = health(&bench);
+    assert!(status == 503 && text.contains("the disk is full"), "{status}: {text}");
+    let view = client.status(&vm("again")).unwrap();
+    assert_eq!((view.doing, qemu(&view)), (Doing::Running, qemu(&now)));
+    kill(qemu(&view).pid, "-9");
+    back("again", view.restarts + 1, &bench);
+    drop(bench);
+    let _ = Command::new("umount").arg("--lazy").arg(&records).status();
+    let _ = fs::remove_dir_all(records.parent().unwrap());
+}
