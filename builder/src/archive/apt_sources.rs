@@ -1,22 +1,33 @@
 //! The URIs that a Debian machine's own apt takes packages from. Only hosts are learnt here,
-//! nothing about trust; what cannot be read is passed over.
+//! nothing about trust; what cannot be used is passed over, and named where it is missed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
 use super::mirrors::base_url;
 use crate::deb::paragraphs;
 
-/// The URIs of all enabled sources below `dir` (`/etc/apt`), each once, in the order of apt.
-pub(super) fn uris(dir: &Path) -> Vec<Url> {
+/// What apt's sources say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AptSources {
+    /// The folder that they were read from, `/etc/apt`.
+    pub(super) dir: PathBuf,
+    /// The URIs of all enabled ones, each once, in the order of apt.
+    pub(super) uris: Vec<Url>,
+    /// Entries that cannot be used, each with its file and why.
+    pub(super) passed_over: Vec<String>,
+}
+
+/// Reads the sources below `dir`.
+pub(super) fn read(dir: &Path) -> AptSources {
     let mut files = vec![dir.join("sources.list")];
     let parts = std::fs::read_dir(dir.join("sources.list.d"));
     let mut more: Vec<_> =
         parts.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
     more.sort();
     files.append(&mut more);
-    let mut uris: Vec<Url> = Vec::new();
+    let mut sources = AptSources { dir: dir.to_owned(), ..AptSources::default() };
     for file in files {
         let Ok(text) = std::fs::read_to_string(&file) else { continue };
         let found = match file.extension().and_then(|extension| extension.to_str()) {
@@ -24,13 +35,43 @@ pub(super) fn uris(dir: &Path) -> Vec<Url> {
             Some("sources") => deb822(&text),
             _ => continue,
         };
-        for url in found.iter().filter_map(|text| base_url(text)) {
-            if !uris.contains(&url) {
-                uris.push(url);
+        for text in &found {
+            sources.add(text, &file);
+        }
+    }
+    sources
+}
+
+impl AptSources {
+    /// Takes the URI `text` of `file`, or those of the list that it names.
+    fn add(&mut self, text: &str, file: &Path) {
+        if let Some(list) = text.strip_prefix("mirror+file:") {
+            let list = list.strip_prefix("//").unwrap_or(list);
+            match std::fs::read_to_string(list) {
+                Ok(mirrors) => {
+                    // A priority may follow the URI.
+                    let uris = mirrors.lines().filter_map(|line| line.split_whitespace().next());
+                    uris.filter(|uri| !uri.starts_with('#')).for_each(|uri| self.push(uri, file));
+                }
+                Err(error) => {
+                    self.passed_over.push(format!("{text} in {}: {list}: {error}", file.display()));
+                }
+            }
+        } else {
+            self.push(text, file);
+        }
+    }
+
+    fn push(&mut self, text: &str, file: &Path) {
+        match base_url(text) {
+            Some(url) if self.uris.contains(&url) => {}
+            Some(url) => self.uris.push(url),
+            None => {
+                let why = "no http, https or file address";
+                self.passed_over.push(format!("{text} in {}: {why}", file.display()));
             }
         }
     }
-    uris
 }
 
 /// `deb [options] URI suite component...`
@@ -88,8 +129,30 @@ mod tests {
              Types: deb\nURIs: http://no/off\nEnabled: no\n\nTypes: deb-src\nURIs: http://no/s\n",
         );
         write(&parts.join("old.list.save"), "deb http://no/save x main\n");
-        let found: Vec<_> = uris(dir.path()).iter().map(Url::to_string).collect();
+        let sources = read(dir.path());
+        let found: Vec<_> = sources.uris.iter().map(Url::to_string).collect();
         assert_eq!(found, ["http://a/debian", "http://b/debian/", "http://c/debian"]);
-        assert!(uris(Path::new("/no/such/folder")).is_empty());
+        let [passed_over] = &sources.passed_over[..] else { panic!("{sources:?}") };
+        assert!(passed_over.starts_with("cdrom:[X] in "), "{passed_over}");
+        assert!(read(Path::new("/no/such/folder")).uris.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_mirrors_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("debian.list.txt");
+        std::fs::write(&list, "# ours\nhttp://a/debian\tpriority:1\n\nhttps://b/debian\n").unwrap();
+        let lines = format!(
+            "deb mirror+file://{} x main\ndeb mirror+file:/no/such/list x main\n\
+             deb mirror+http://c/list x main\n",
+            list.display()
+        );
+        std::fs::write(dir.path().join("sources.list"), lines).unwrap();
+        let sources = read(dir.path());
+        let found: Vec<_> = sources.uris.iter().map(Url::to_string).collect();
+        assert_eq!(found, ["http://a/debian", "https://b/debian"]);
+        let [missing, network] = &sources.passed_over[..] else { panic!("{sources:?}") };
+        assert!(missing.contains("/no/such/list: No such file"), "{missing}");
+        assert!(network.starts_with("mirror+http://c/list in "), "{network}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use url::Url;
 
-use super::apt_sources;
+use super::apt_sources::{self, AptSources};
 use crate::recipe::{self, ArchiveName, Place};
 
 /// The name under which stores of files by hash are given: `store=URL`.
@@ -53,6 +53,24 @@ pub enum MirrorError {
     },
 }
 
+/// An archive of a recipe that nothing on this machine says a mirror of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no mirror of the recipe's archive {archive} is known; looked at:\n    {}\n  \
+     name one with --mirror {archive}={url}, or in the configuration{}:\n    [mirrors]\n    \
+     {archive} = [\"{url}\"]",
+    looked.join("\n    "),
+    config.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default()
+)]
+pub struct NoMirror {
+    archive: ArchiveName,
+    /// Each place and what it has.
+    looked: Vec<String>,
+    /// The address to name: a guess, else `URL`.
+    url: String,
+    config: Option<PathBuf>,
+}
+
 /// What a machine says about mirrors, not yet read.
 #[derive(Debug, Clone, Default)]
 pub struct MirrorSettings {
@@ -73,7 +91,9 @@ pub struct Mirrors {
     stores: Vec<Url>,
     crates: Vec<Url>,
     /// From apt's sources: used for archives that are not in `archives`.
-    host: Vec<Url>,
+    host: AptSources,
+    /// The configuration file, whether it is there or not.
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,9 +120,10 @@ impl Mirrors {
         }
         if let Some(path) = &settings.config {
             mirrors.add_config(path)?;
+            mirrors.config = Some(path.clone());
         }
         if let Some(dir) = &settings.apt_dir {
-            mirrors.host = apt_sources::uris(dir);
+            mirrors.host = apt_sources::read(dir);
         }
         Ok(mirrors)
     }
@@ -113,9 +134,34 @@ impl Mirrors {
         if let Some(urls) = self.archives.get(name) {
             return urls.clone();
         }
-        let last =
-            |url: &Url| url.path().trim_end_matches('/').rsplit('/').next() == Some(name.as_str());
-        self.host.iter().filter(|url| last(url)).cloned().collect()
+        let named = |url: &&Url| last_part(url) == name.as_str();
+        self.host.uris.iter().filter(named).cloned().collect()
+    }
+
+    /// Says of an archive that has no mirror here what was looked at and what to do.
+    #[must_use]
+    pub fn none_of(&self, archive: &ArchiveName) -> NoMirror {
+        let names: Vec<&str> = self.archives.keys().map(ArchiveName::as_str).collect();
+        let names = if names.is_empty() { "no archive".to_owned() } else { names.join(", ") };
+        let config = self.config.as_ref().map(|path| {
+            let gone = if path.exists() { "" } else { " (which is not there)" };
+            format!(", {}{gone}", path.display())
+        });
+        let mut looked =
+            vec![format!("--mirror, {VARIABLE}{}: {names}", config.unwrap_or_default())];
+        let AptSources { dir, uris, passed_over } = &self.host;
+        if !dir.as_os_str().is_empty() {
+            let found: Vec<&str> = uris.iter().map(Url::as_str).collect();
+            let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
+            let dir = dir.display();
+            looked.push(format!("sources of apt in {dir} that end in /{archive}: it has {found}"));
+            looked.extend(passed_over.iter().map(|entry| format!("passed over: {entry}")));
+        }
+        // Who serves debian often serves debian-security beside it.
+        let beside = uris.iter().find(|url| archive.as_str().starts_with(last_part(url)));
+        let url = beside.and_then(|url| url.as_str().trim_end_matches('/').rsplit_once('/'));
+        let url = url.map_or_else(|| "URL".to_owned(), |(base, _)| format!("{base}/{archive}"));
+        NoMirror { archive: archive.clone(), looked, url, config: self.config.clone() }
     }
 
     /// Base URLs below which files are found by their SHA-256 in hex.
@@ -177,6 +223,11 @@ impl Mirrors {
     }
 }
 
+/// What stands behind the last slash of an address.
+fn last_part(url: &Url) -> &str {
+    url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
 /// Reads a URL that paths can be put below.
 pub(super) fn base_url(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok()?;
@@ -228,6 +279,41 @@ mod tests {
         std::fs::remove_file(config).unwrap();
         let mirrors = Mirrors::discover(&settings).unwrap();
         assert_eq!(urls(&mirrors, "debian"), ["http://h/debian"]);
+    }
+
+    #[test]
+    fn an_archive_without_a_mirror_says_what_was_looked_at_and_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let line = "deb http://h/linux/debian trixie main\ndeb cdrom:[X] trixie main\n";
+        std::fs::write(dir.path().join("sources.list"), line).unwrap();
+        let settings = MirrorSettings {
+            flags: vec!["other=http://o".to_owned()],
+            config: Some(config.clone()),
+            apt_dir: Some(dir.path().to_owned()),
+            ..MirrorSettings::default()
+        };
+        let mirrors = Mirrors::discover(&settings).unwrap();
+        let text = mirrors.none_of(&"debian-security".parse().unwrap()).to_string();
+        let (dir, config) = (dir.path().display(), config.display());
+        let expected = format!(
+            "no mirror of the recipe's archive debian-security is known; looked at:\n    \
+             --mirror, CASEMATE_MIRRORS, {config} (which is not there): other\n    \
+             sources of apt in {dir} that end in /debian-security: it has \
+             http://h/linux/debian\n    \
+             passed over: cdrom:[X] in {dir}/sources.list: no http, https or file address\n  \
+             name one with --mirror debian-security=http://h/linux/debian-security, or in the \
+             configuration {config}:\n    [mirrors]\n    \
+             debian-security = [\"http://h/linux/debian-security\"]"
+        );
+        assert_eq!(text, expected);
+        // What it says to write is taken.
+        let lines = text.split_once("[mirrors]").unwrap().1;
+        std::fs::write(settings.config.as_ref().unwrap(), format!("[mirrors]{lines}")).unwrap();
+        let mirrors = Mirrors::discover(&settings).unwrap();
+        assert_eq!(urls(&mirrors, "debian-security"), ["http://h/linux/debian-security"]);
+        let none = Mirrors::default().none_of(&"nvidia".parse().unwrap()).to_string();
+        assert!(none.contains("--mirror nvidia=URL"), "{none}");
     }
 
     #[test]

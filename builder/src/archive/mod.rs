@@ -13,7 +13,7 @@ mod version;
 
 pub(crate) use index::{Candidate, Index, VerifiedSuite};
 pub use keyring::{Keyring, SignatureError};
-pub use mirrors::{MirrorError, MirrorSettings, Mirrors, VARIABLE, below};
+pub use mirrors::{MirrorError, MirrorSettings, Mirrors, NoMirror, VARIABLE, below};
 pub use release::ReleaseError;
 pub use suites::ArchiveError;
 pub(crate) use suites::{Access, Asked};

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::index::VerifiedSuite;
 use super::keyring::{Keyring, SignatureError};
-use super::mirrors::{Mirrors, below};
+use super::mirrors::{Mirrors, NoMirror, below};
 use super::release::{Release, ReleaseError};
 use crate::fetch::{Cache, CacheError, DownloadError, FetchOptions, Http, Wanted, download};
 use crate::lock::LockedSuite;
@@ -25,14 +25,8 @@ const INDEX_LIMIT: u64 = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Nobody says where the archive is served.
-    #[error(
-        "no mirror of the archive {archive} is known: give one with --mirror {archive}=URL, in \
-         CASEMATE_MIRRORS, or in the configuration"
-    )]
-    NoMirror {
-        /// The archive.
-        archive: ArchiveName,
-    },
+    #[error(transparent)]
+    NoMirror(#[from] NoMirror),
     /// No mirror served a Release file that can be believed.
     #[error("no mirror has a good Release file of {archive}/{suite}:{}", list(tried))]
     NoRelease {
@@ -120,7 +114,7 @@ impl Access<'_> {
         let archive = asked.archive;
         let bases = self.mirrors.for_archive(archive);
         if bases.is_empty() {
-            return Err(ArchiveError::NoMirror { archive: archive.clone() });
+            return Err(self.mirrors.none_of(archive).into());
         }
         let (release, locked) = self.release(asked, &bases)?;
         let (mut packages, mut sources) = (String::new(), String::new());

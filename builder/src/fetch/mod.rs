@@ -15,7 +15,7 @@ use std::time::Duration;
 use casemate_measurements::hash::Sha256Hash;
 use url::Url;
 
-use crate::archive::{Mirrors, below};
+use crate::archive::{Mirrors, NoMirror, below};
 use crate::lock::{LockError, LockedFile, LockedPackage, LockedSource};
 use crate::process::ProcessError;
 use crate::progress::{Progress, Total};
@@ -70,6 +70,24 @@ pub enum FetchError {
     Offline {
         /// What is missing.
         missing: Vec<String>,
+    },
+    /// Nothing on this machine says where an archive is served.
+    #[error("no mirror is known for {label}")]
+    NoMirror {
+        /// The file that would come from it.
+        label: String,
+        /// What was looked at.
+        #[source]
+        source: NoMirror,
+    },
+    /// Nothing on this machine says where files are served by hash.
+    #[error(
+        "no store is known for {label}, which the recipe names by its hash: name one with \
+         --mirror store=URL, below which files are found by their SHA-256"
+    )]
+    NoStore {
+        /// The file.
+        label: String,
     },
     /// Packages that no mirror has any more.
     #[error(
@@ -140,6 +158,8 @@ pub fn fetch<'a>(
             (Wanted { label, sha256, size, sources }, package)
         })
         .collect();
+    let archives = wanted.iter().map(|(wanted, package)| (wanted, Some(&package.archive)));
+    have_sources(archives, cache, mirrors, options)?;
     let only: Vec<Wanted> = wanted.iter().map(|(wanted, _)| wanted.clone()).collect();
     let (summary, failures) = fetch_all(&only, cache, options, progress)?;
     let mut gone = Vec::new();
@@ -167,13 +187,14 @@ pub fn fetch_sources<'a>(
     options: &FetchOptions,
     progress: &dyn Progress,
 ) -> Result<FetchSummary, FetchError> {
-    let mut wanted = Vec::new();
+    let (mut wanted, mut archives) = (Vec::new(), Vec::new());
     for source in sources {
         for file in &source.files {
             let LockedFile { path, size, sha256 } = file;
             let sources = places(mirrors, &source.archive, path.as_str(), *sha256);
             let label = file.name().to_owned();
             wanted.push(Wanted { label, sha256: *sha256, size: Some(*size), sources });
+            archives.push(&source.archive);
         }
     }
     wanted.extend(files.into_iter().map(|file| Wanted {
@@ -182,11 +203,33 @@ pub fn fetch_sources<'a>(
         size: None,
         sources: stored(mirrors, file.sha256),
     }));
+    let archives = archives.into_iter().map(Some).chain(std::iter::repeat(None));
+    have_sources(wanted.iter().zip(archives), cache, mirrors, options)?;
     let (summary, failures) = fetch_all(&wanted, cache, options, progress)?;
     match failures.into_iter().next() {
         Some((_, error)) => Err(error.into()),
         None => Ok(summary),
     }
+}
+
+/// Refuses, before anything is fetched, what is missing and comes from nowhere: each file with its
+/// archive, `None` for one that stores have.
+fn have_sources<'a>(
+    wanted: impl Iterator<Item = (&'a Wanted, Option<&'a ArchiveName>)>,
+    cache: &Cache,
+    mirrors: &Mirrors,
+    options: &FetchOptions,
+) -> Result<(), FetchError> {
+    let mut lacking = wanted
+        .filter(|(wanted, _)| wanted.sources.is_empty() && !cache.has(wanted.sha256, wanted.size));
+    let Some((Wanted { label, .. }, archive)) = lacking.next().filter(|_| !options.offline) else {
+        return Ok(());
+    };
+    let label = label.clone();
+    Err(match archive {
+        Some(archive) => FetchError::NoMirror { label, source: mirrors.none_of(archive) },
+        None => FetchError::NoStore { label },
+    })
 }
 
 /// Where a file of an archive may be: on the archive's mirrors, then in the stores by hash.

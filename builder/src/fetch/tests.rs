@@ -205,8 +205,24 @@ fn a_mirror_that_is_gone_is_named() {
     let error = bench.fetch().unwrap_err().to_string();
     assert!(error.starts_with("could not fetch small_1:2_all:"), "{error}");
     assert!(error.contains(&base), "{error}");
-    let error = Bench::new(0).fetch().unwrap_err().to_string();
-    assert_eq!(error, "no mirror is known for small_1:2_all");
+}
+
+#[test]
+fn what_comes_from_nowhere_names_its_archive_and_the_mend_before_anything_is_fetched() {
+    let bench = Bench::new(1);
+    let mut other = package(b"other");
+    other.archive = "debian-security".parse().unwrap();
+    let all = [package(&bytes()), other];
+    let error = fetch(&all, &bench.cache, &bench.mirrors, &OPTIONS, &Silent).unwrap_err();
+    assert_eq!(error.to_string(), "no mirror is known for small_1:2_all");
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("archive debian-security is known; looked at:"), "{why}");
+    assert!(why.contains("--mirror debian-security="), "{why}");
+    assert!(bench.ranges(0).is_empty(), "nothing was asked for");
+    // What is in the cache already needs no mirror.
+    bench.cache.put(b"other").unwrap();
+    bench.servers[0].file(&format!("/debian/{PATH}"), &bytes());
+    fetch(&all, &bench.cache, &bench.mirrors, &OPTIONS, &Silent).unwrap();
 }
 
 #[test]

@@ -325,7 +325,7 @@ fn a_second_archive_is_believed_for_its_own_key() {
     );
     extend_recipe(&archive, &section);
     let text = error(&archive);
-    assert!(text.contains("give one with --mirror nvidia=URL"), "{text}");
+    assert!(text.contains("name one with --mirror nvidia=URL"), "{text}");
     let url = archive.server.url("/vendor");
     archive.mirrors.set("test", &format!("nvidia={url}")).unwrap();
     let text = error(&archive);
