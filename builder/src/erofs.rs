@@ -13,8 +13,8 @@ use casemate_measurements::verity::{Salt, Verity};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::merge::{Tree, write_tar};
-use crate::namespace::{NamespaceError, Program};
+use crate::merge::{Kind, Tree, write_tar};
+use crate::namespace::{NamespaceError, Program, free_bytes};
 use crate::verity::{BLOCK_SIZE, hash_tree, salt_of};
 
 /// lz4 in clusters of 64 KiB. Of cpu-sandbox's 204 MB it leaves 115 in 0.4 s of CPU; lz4hc,9
@@ -29,6 +29,20 @@ pub enum ImageError {
     /// mkfs.erofs failed.
     #[error(transparent)]
     Program(#[from] NamespaceError),
+    /// The disk has too little room.
+    #[error(
+        "the root image needs up to {needed} MB in {}, and {free} MB are free: make room, or name \
+         another cache: CASEMATE_CACHE, --cache",
+        path.display()
+    )]
+    NoRoom {
+        /// Where it is made.
+        path: PathBuf,
+        /// How much may be needed.
+        needed: u64,
+        /// How much there is.
+        free: u64,
+    },
     /// A file could not be read or written.
     #[error("cannot make the image {}", path.display())]
     File {
@@ -73,22 +87,45 @@ pub fn root_image(
     out: &Path,
     jobs: NonZeroUsize,
 ) -> Result<RootImage, ImageError> {
+    check_room(tree, out)?;
     let path = out.join("root.img");
     let wrap = |source| ImageError::File { path: path.clone(), source };
     // mkfs.erofs keeps the archive's bytes in a temporary file: on disk, not in memory.
     let scratch = tempfile::tempdir_in(out).map_err(wrap)?;
-    // SOURCE_DATE_EPOCH must stay unset: it turns --all-time into clamping.
+    // SOURCE_DATE_EPOCH must stay unset: it turns --all-time into clamping. What mkfs.erofs could not
+    // write it says, and ends with success.
     Program::new(tools.0, "/usr/bin/mkfs.erofs")
         .args(["--quiet", "--tar=f", "--all-time", &format!("-T{epoch}")])
         .args(COMPRESSION)
         .args([WORKERS, &format!("-U{}", uuid(&key(tree, epoch, tools.1)))])
         .args(["/work/out/root.img"])
         .env("TMPDIR", "/work/scratch")
+        .failing_on("<E>")
         .output(out, "out")
         .output(scratch.path(), "scratch")
         .run_fed(|input| write_tar(tree, u64::from(epoch), input))?;
     drop(scratch);
     append_tree(&path, jobs).map_err(wrap)
+}
+
+/// Refuses to begin what the disk of `out` has no room for: mkfs.erofs keeps the files once as they
+/// are, and writes them compressed, which at worst makes nothing smaller.
+fn check_room(tree: &Tree, out: &Path) -> Result<(), ImageError> {
+    let files = tree.nodes().map(|(_, node)| match &node.kind {
+        Kind::File(content) => content.size(),
+        Kind::Directory | Kind::Symlink(_) => 0,
+    });
+    // Each file ends a block of 512 bytes behind a header of as many; the hash tree is a hundredth.
+    let bytes: u64 = files.map(|size| size + 1024).sum();
+    let needed = 2 * bytes + bytes / 64 + (1 << 20);
+    match free_bytes(out) {
+        Some(free) if free < needed => Err(ImageError::NoRoom {
+            path: out.to_owned(),
+            needed: needed.div_ceil(1_000_000),
+            free: free / 1_000_000,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A UUID (version 8, RFC 9562) made of the image's inputs.
@@ -156,6 +193,29 @@ mod tests {
         let tree = hash_tree(&file, 4, salt.as_bytes(), NonZeroUsize::MIN).unwrap();
         assert_eq!(bytes[4 * BLOCK_SIZE..], tree.blocks);
         assert_eq!(image.verity.root_hash, tree.root);
+    }
+
+    #[test]
+    fn a_disk_without_room_is_told_before_anything_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = |args: &[&str]| {
+            let mut command = std::process::Command::new(args[0]);
+            let status = command.args(&args[1..]).arg(dir.path()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        if !mount(&["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs"]) {
+            return eprintln!("skipped: only root can mount a small disk");
+        }
+        let mut tree = Tree::default();
+        tree.put_file("small", 0o644, &vec![1; 1 << 20]).unwrap();
+        let small = check_room(&tree, dir.path());
+        tree.put_file("large", 0o644, &vec![1; 1 << 20]).unwrap();
+        let tools = (Path::new("/no/such/tools"), &Sha256Hash::of(b""));
+        let large = root_image(&tree, 1, tools, dir.path(), NonZeroUsize::MIN);
+        assert!(mount(&["umount"]), "the small disk stays");
+        assert!(small.is_ok());
+        let text = large.unwrap_err().to_string();
+        assert!(text.contains("needs up to 6 MB in") && text.contains("4 MB are free"), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! users make user namespaces; the caller's user is root inside, and no other user exists.
 
 mod child;
+mod watch;
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -13,6 +14,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use watch::Stuck;
+pub use watch::{Patience, free_bytes};
 
 /// Where inputs, outputs and the working directory are seen by the program.
 pub const WORK: &str = "/work";
@@ -45,6 +53,10 @@ pub struct Program {
     pub env: Vec<(String, String)>,
     /// Absolute working directory inside.
     pub cwd: String,
+    /// How long it may do nothing.
+    pub patience: Patience,
+    /// A line on its standard error that begins so is a failure, whatever its status says.
+    pub failure: Option<&'static str>,
 }
 
 /// Why a program of the tool closure did not do its work.
@@ -92,6 +104,33 @@ pub enum NamespaceError {
         #[source]
         source: io::Error,
     },
+    /// It did nothing for too long, and was ended.
+    #[error(
+        "{argv} used no processor and wrote nothing for {seconds} s, and was ended\n{stderr}\nhint: \
+         it waits for what does not come; if the machine had nothing to give it, build again"
+    )]
+    Still {
+        /// The whole command line.
+        argv: String,
+        /// How long it did nothing.
+        seconds: u64,
+        /// The end of what it said.
+        stderr: String,
+    },
+    /// It waits for room, and was ended.
+    #[error(
+        "{argv} was ended: the disk of {} is full\n{stderr}\nhint: make room, or name another cache: \
+         CASEMATE_CACHE, --cache",
+        path.display()
+    )]
+    DiskFull {
+        /// The whole command line.
+        argv: String,
+        /// What it writes to.
+        path: PathBuf,
+        /// The end of what it said.
+        stderr: String,
+    },
     /// The program failed.
     #[error("{argv} ended with {status}\n{stderr}")]
     Failed {
@@ -114,7 +153,17 @@ impl Program {
             binds: Vec::new(),
             env: Vec::new(),
             cwd: WORK.to_owned(),
+            patience: Patience::default(),
+            failure: None,
         }
+    }
+
+    /// Takes a line on standard error that begins with `start` for a failure: for programs that
+    /// end with success though they did not succeed.
+    #[must_use]
+    pub const fn failing_on(mut self, start: &'static str) -> Self {
+        self.failure = Some(start);
+        self
     }
 
     /// Adds arguments.
@@ -163,7 +212,8 @@ impl Program {
     /// Runs the program; `feed` writes its input.
     ///
     /// # Errors
-    /// When the namespace cannot be made, the program fails, or `feed` does.
+    /// When the namespace cannot be made, the program fails, does nothing for longer than its
+    /// [`Patience`], or `feed` fails.
     pub fn run_fed(
         &self,
         feed: impl FnOnce(&mut File) -> io::Result<()>,
@@ -176,8 +226,19 @@ impl Program {
         };
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (input, out, err) = std::thread::scope(|scope| {
+        let outputs = self.binds.iter().filter(|bind| bind.writable);
+        let outputs: Vec<PathBuf> = outputs.map(|bind| bind.host.clone()).collect();
+        let pid = child.id();
+        let (ended, watched) = mpsc::channel();
+        let (input, stuck, out, err) = std::thread::scope(|scope| {
             let out = scope.spawn(move || read_all(stdout));
+            let watcher = scope.spawn(move || {
+                let stuck = watch::watch(pid, &outputs, self.patience, &watched);
+                if stuck.is_some() {
+                    end(pid);
+                }
+                stuck
+            });
             let err = scope.spawn(move || read_tail(stderr));
             let input = stdin.map_or(Ok(()), |stdin| {
                 let mut pipe = File::from(std::os::fd::OwnedFd::from(stdin));
@@ -185,15 +246,35 @@ impl Program {
                 let _ = nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
                 feed(&mut pipe)
             });
-            (input, out.join(), err.join())
+            // Its number is its own until `wait` takes it away, which is after the watch.
+            wait_for_end(pid);
+            drop(ended);
+            (input, watcher.join(), out.join(), err.join())
         });
         let status = child.wait().map_err(start)?;
         let panicked = |_| start(io::Error::other("a reading thread panicked"));
         let stdout = out.map_err(panicked)?.map_err(start)?;
         let stderr = err.map_err(panicked)?.map_err(start)?;
-        if !status.success() {
-            let argv: Vec<_> = self.argv.iter().map(|a| a.to_string_lossy()).collect();
-            return Err(NamespaceError::Failed { argv: argv.join(" "), status, stderr });
+        let argv = || {
+            let words: Vec<_> = self.argv.iter().map(|a| a.to_string_lossy()).collect();
+            words.join(" ")
+        };
+        match stuck.map_err(panicked)? {
+            Some(Stuck::Full(path)) => {
+                return Err(NamespaceError::DiskFull { argv: argv(), path, stderr });
+            }
+            Some(Stuck::Still(time)) => {
+                return Err(NamespaceError::Still {
+                    argv: argv(),
+                    seconds: time.as_secs(),
+                    stderr,
+                });
+            }
+            None => {}
+        }
+        let failed = self.failure.is_some_and(|start| stderr.lines().any(|l| l.starts_with(start)));
+        if failed || !status.success() {
+            return Err(NamespaceError::Failed { argv: argv(), status, stderr });
         }
         input.map_err(|source| NamespaceError::Input { program: self.name(), source })?;
         Ok(stdout)
@@ -229,6 +310,22 @@ impl Program {
             }
         })
     }
+}
+
+/// Ends a program and, as it is the first process of its namespace or that one's parent, all that it
+/// started.
+fn end(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        // One that is gone needs no end.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Waits until the process is over, and leaves it to be waited for.
+fn wait_for_end(pid: u32) {
+    let Ok(pid) = i32::try_from(pid) else { return };
+    let how = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(Pid::from_raw(pid)), how) == Err(nix::errno::Errno::EINTR) {}
 }
 
 fn bind(bind: &Bind) -> Result<child::Bind, NamespaceError> {

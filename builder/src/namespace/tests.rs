@@ -82,6 +82,73 @@ fn input_is_fed_and_failure_is_told() {
     assert!(error.unwrap_err().to_string().contains("exit status: 4"));
 }
 
+/// Looks often, and waits for `looks` of them.
+fn patience(looks: u32) -> Patience {
+    let look = std::time::Duration::from_millis(100);
+    Patience { still: look * looks, full: look * looks.min(3), look }
+}
+
+#[test]
+fn a_program_that_waits_for_ever_is_ended() {
+    let root = root();
+    let dir = tempfile::tempdir().unwrap();
+    // The second process is below the first, and its input is not read.
+    let mut program =
+        sh(&root, "echo stuck >&2; sleep 1000 & sleep 1000").output(dir.path(), "out");
+    program.patience = patience(5);
+    let fed = program.run_fed(|f| io::Write::write_all(f, &vec![b'x'; 4 << 20]));
+    let error = fed.unwrap_err();
+    assert!(matches!(error, NamespaceError::Still { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("used no processor and wrote nothing") && text.contains("stuck"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_program_that_works_or_writes_is_not_ended() {
+    let root = root();
+    let dir = tempfile::tempdir().unwrap();
+    let works = "i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done; echo done";
+    let writes = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; echo $i >> out/x; done; echo done";
+    for script in [works, writes] {
+        let mut program = sh(&root, script).output(dir.path(), "out");
+        program.patience = patience(10);
+        assert_eq!(output(&program), "done\n");
+    }
+}
+
+#[test]
+fn a_full_disk_is_what_is_told() {
+    let root = root();
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |args: &[&str]| {
+        let status = Command::new(args[0]).args(&args[1..]).arg(dir.path()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !mount(&["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs"]) {
+        return eprintln!("skipped: only root can mount a small disk");
+    }
+    let script = "cat /dev/zero > out/x; sleep 1000";
+    let mut program = sh(&root, script).output(dir.path(), "out");
+    program.patience = Patience { still: patience(10_000).look * 10_000, ..patience(3) };
+    let error = program.run().unwrap_err();
+    assert!(mount(&["umount"]), "the small disk stays");
+    let text = error.to_string();
+    assert!(text.contains("the disk of") && text.contains("CASEMATE_CACHE"), "{text}");
+}
+
+#[test]
+fn a_failure_that_is_only_said_is_one() {
+    let root = root();
+    let program = sh(&root, "echo '<W> so so' >&2; echo '<E> no' >&2");
+    assert!(program.run().is_ok());
+    let error = program.failing_on("<E>").run().unwrap_err().to_string();
+    assert!(error.contains("<E> no"), "{error}");
+    assert!(sh(&root, "echo '<W> so so' >&2").failing_on("<E>").run().is_ok());
+}
+
 #[test]
 fn what_cannot_start_is_named() {
     let root = root();
