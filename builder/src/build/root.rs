@@ -105,6 +105,7 @@ pub(super) fn root_tree(
     steps::make_homes(&mut tree, &recipe.users)?;
     steps::machine_id(&mut tree)?;
     steps::enable_units(&mut tree, &recipe.units)?;
+    sources.overlay.check_kept(&tree)?;
     steps::fix_files(&mut tree, &recipe.files, &accounts)?;
     steps::check_owners(&tree, &accounts)?;
     Ok((tree, licences))

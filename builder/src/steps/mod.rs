@@ -61,6 +61,23 @@ pub enum StepError {
         /// The path.
         path: PathBuf,
     },
+    /// An overlay holds what the build writes itself.
+    #[error("{} would be written over by the build: {instead}", path.display())]
+    OverlayWritten {
+        /// The path.
+        path: PathBuf,
+        /// How the recipe says what shall be in it.
+        instead: &'static str,
+    },
+    /// A step wrote over what an overlay holds.
+    #[error(
+        "/{path} of the overlay (rootfs/) is written over by a list of the recipe, such as `mask` or \
+         `enable` of [units]: leave one of both out"
+    )]
+    OverlayLost {
+        /// The path.
+        path: String,
+    },
     /// A line of an account file is malformed.
     #[error("/{file}: {line:?} is no account: expected {expected}")]
     AccountLine {

@@ -7,7 +7,21 @@ use std::path::Path;
 use casemate_measurements::hash::Sha256Hash;
 
 use super::StepError;
-use crate::merge::{Tree, canonical};
+use crate::merge::{Kind, Tree, canonical};
+
+/// What every build writes itself, and how a recipe says what shall be in it.
+const WRITTEN: [(&str, &str); 10] = [
+    ("etc/passwd", "name the user in a [[user]]"),
+    ("etc/shadow", "name the user in a [[user]]; no account has a password"),
+    ("etc/group", "name the group in a [[group]], its members by `groups` of their [[user]]"),
+    ("etc/gshadow", "name the group in a [[group]], its members by `groups` of their [[user]]"),
+    ("etc/subuid", "give the [[user]] `subids`"),
+    ("etc/subgid", "give the [[user]] `subids`"),
+    ("etc/machine-id", "leave it out: it is empty in every image, and each boot makes its own"),
+    ("etc/systemd/system/default.target", "name the unit in `default` of [units]"),
+    ("etc/systemd/system-preset/00-casemate.preset", "name what is started in `enable` of [units]"),
+    ("etc/systemd/user-preset/00-casemate.preset", "name what is started in `enable` of [units]"),
+];
 
 /// What an overlay holds, by path relative to the root.
 #[derive(Debug, Clone, Default)]
@@ -26,13 +40,20 @@ enum Entry {
 /// counts, as in git.
 ///
 /// # Errors
-/// When something cannot be read or is neither file, link nor directory.
+/// When something cannot be read, is neither file, link nor directory, or is what the build writes
+/// itself.
 pub fn read_overlay(dir: &Path) -> Result<Overlay, StepError> {
     let mut overlay = Overlay::default();
     if dir.exists() {
         read(dir, "", &mut overlay.entries)?;
     }
     overlay.entries.sort_by(|a, b| a.0.cmp(&b.0));
+    for (path, entry) in &overlay.entries {
+        let path = canonical(path, matches!(entry, Entry::Link(_)));
+        if let Some((_, instead)) = WRITTEN.iter().find(|(written, _)| *written == path) {
+            return Err(StepError::OverlayWritten { path: dir.join(path), instead });
+        }
+    }
     Ok(overlay)
 }
 
@@ -131,6 +152,28 @@ impl Overlay {
                 Entry::File { executable, bytes } => {
                     tree.put_file(&path, if *executable { 0o755 } else { 0o644 }, bytes)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds `tree`, after all steps, to what [`Overlay::apply`] put into it.
+    ///
+    /// # Errors
+    /// When a later step wrote over a file or link.
+    pub fn check_kept(&self, tree: &Tree) -> Result<(), StepError> {
+        for (path, entry) in &self.entries {
+            let path = canonical(path, matches!(entry, Entry::Link(_)));
+            let kept = match (entry, tree.get(&path).map(|node| &node.kind)) {
+                (Entry::Directory, _) => true,
+                (Entry::Link(target), Some(Kind::Symlink(found))) => found == target,
+                (Entry::File { bytes, .. }, Some(Kind::File(found))) => {
+                    tree.read_content(found)? == *bytes
+                }
+                _ => false,
+            };
+            if !kept {
+                return Err(StepError::OverlayLost { path });
             }
         }
         Ok(())

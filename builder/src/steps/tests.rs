@@ -242,6 +242,55 @@ fn units_that_cannot_be_enabled_are_named() {
 }
 
 #[test]
+fn what_the_build_writes_itself_is_refused_in_an_overlay_by_name() {
+    for (path, instead) in [
+        ("etc/passwd", "[[user]]"),
+        ("etc/shadow", "[[user]]"),
+        ("etc/group", "[[group]]"),
+        ("etc/gshadow", "[[group]]"),
+        ("etc/subuid", "`subids`"),
+        ("etc/subgid", "`subids`"),
+        ("etc/machine-id", "leave it out"),
+        ("etc/systemd/system/default.target", "`default` of [units]"),
+        ("etc/systemd/system-preset/00-casemate.preset", "`enable` of [units]"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        let error = read_overlay(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(file.to_str().unwrap()) && error.contains(instead), "{error}");
+    }
+}
+
+#[test]
+fn what_a_later_step_writes_over_is_not_lost_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let units = dir.path().join("etc/systemd/system");
+    std::fs::create_dir_all(&units).unwrap();
+    std::fs::write(units.join("own.service"), "[Service]\n").unwrap();
+    std::os::unix::fs::symlink("/usr/lib/x", units.join("link.service")).unwrap();
+    let overlay = read_overlay(dir.path()).unwrap();
+    let mut tree = Tree::default();
+    overlay.apply(&mut tree).unwrap();
+    overlay.check_kept(&tree).unwrap();
+    // As `mask` of [units] does.
+    let masked = |unit: &str| {
+        let mut tree = tree.clone();
+        tree.put_link(&format!("etc/systemd/system/{unit}"), "/dev/null").unwrap();
+        overlay.check_kept(&tree).map_err(|error| error.to_string())
+    };
+    masked("other.service").unwrap();
+    for unit in ["own.service", "link.service"] {
+        let error = masked(unit).unwrap_err();
+        assert!(
+            error.starts_with(&format!("/etc/systemd/system/{unit} of the overlay")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn overlays_win_and_only_the_executable_bit_counts() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("etc")).unwrap();
