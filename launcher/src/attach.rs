@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::confine::Confinement;
 use crate::devices::{self, Devices};
-use crate::network;
+use crate::network::{self, Guard};
 use crate::plan::LaunchPlan;
 use crate::progress::{Event, Starter};
 use crate::supervise::SuperviseError;
@@ -18,7 +19,9 @@ pub(crate) struct Attached {
 impl Attached {
     /// Takes what a plan names; nothing is left of it when something fails.
     pub(crate) fn new(plan: &LaunchPlan, starter: &mut Starter) -> Result<Self, SuperviseError> {
-        let network = network::Attached::new(&plan.machine.network)?;
+        let uid = Confinement::of(&plan.paths.root()?)?.uid();
+        let guard = uid.map(|uid| Guard::new(plan.name.clone(), uid, plan.paths.dir()));
+        let network = network::Attached::new(&plan.machine.network, guard)?;
         let devices = match &plan.machine.passthrough {
             None => None,
             Some(planned) => {

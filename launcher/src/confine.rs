@@ -75,6 +75,12 @@ impl Confinement {
         Self { user, cgroup: cgroup::delegated(Path::new("/")) }
     }
 
+    /// The number of the user that QEMU runs as, where it is another than its starter's.
+    pub(crate) fn uid(&self) -> Option<u32> {
+        let user = User::from_name(self.user.as_deref()?).ok()??;
+        Some(user.uid.as_raw()).filter(|uid| *uid != nix::unistd::geteuid().as_raw())
+    }
+
     /// What the daemon of this state root wrote down, else what can be had.
     pub(crate) fn of(root: &StateRoot) -> Result<Self, StateError> {
         Ok(root.read_confinement()?.unwrap_or_else(Self::detect))

@@ -242,6 +242,7 @@ impl RawGpus {
 #[serde(rename_all = "lowercase", tag = "kind", deny_unknown_fields)]
 enum RawNetwork {
     User {},
+    Isolated {},
     Tap { bridge: String, mac: Option<String>, open: Option<Vec<u16>> },
     Macvtap { parent: String, mac: Option<String> },
 }
@@ -250,6 +251,7 @@ impl RawNetwork {
     fn check(self) -> Result<Network, ContentError> {
         Ok(match self {
             Self::User {} => Network::User,
+            Self::Isolated {} => Network::Isolated,
             Self::Tap { bridge, mac, open } => Network::Tap {
                 bridge: value("network.bridge", &bridge, bridge.parse::<Interface>())?,
                 mac: parsed::<Mac>("network.mac", mac)?,
@@ -343,6 +345,8 @@ mod tests {
         let named = "schema = 1\n[gpus]\naddresses = [\"0000:41:00.0\"]";
         let choice = LaunchFile::parse(named).unwrap().gpus.unwrap().choice;
         assert_eq!(choice, GpuChoice::These(vec!["0000:41:00.0".parse().unwrap()]));
+        let alone = LaunchFile::parse("schema = 1\nnetwork = {kind = \"isolated\"}").unwrap();
+        assert_eq!(alone.network, Some(Network::Isolated));
         let tap = "schema = 1\nnetwork = {kind = \"tap\", bridge = \"br0\"}";
         let Some(Network::Tap { open, .. }) = LaunchFile::parse(tap).unwrap().network else {
             panic!()

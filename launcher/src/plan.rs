@@ -268,9 +268,7 @@ impl fmt::Display for LaunchPlan {
         if let Some(devices) = &machine.passthrough {
             write!(f, "{devices}")?;
         }
-        if let Some(link) = machine.network.describe() {
-            writeln!(f, "network        {link}")?;
-        }
+        writeln!(f, "network        {}", machine.network.describe())?;
         writeln!(f, "launch digest  {}", self.digest)?;
         writeln!(f, "guest policy   {} ({})", machine.policy, machine.policy.describe())?;
         let id_block = machine.id_block.as_ref();
@@ -411,7 +409,7 @@ fn leave_for_host(request: &LaunchRequest, host: &HostFacts) -> Result<(), PlanE
 }
 
 fn forwards(request: &LaunchRequest) -> Result<Vec<Forward>, PlanError> {
-    if request.network != Network::User {
+    if !matches!(request.network, Network::User | Network::Isolated) {
         return Ok(Vec::new());
     }
     if request.ssh_port == request.evidence_port {

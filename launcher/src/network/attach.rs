@@ -13,8 +13,11 @@ use serde_json::{Value, json};
 
 use crate::outside::{OutsideError, Program};
 
+use super::own::{self, Guard};
 use super::{Interface, Link, Mac};
 
+/// The file of a VM's directory that says that its guest is kept from the host.
+pub(super) const MARKER: &str = "guarded";
 /// How long `ip` and `nft` may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -34,6 +37,20 @@ pub enum AttachError {
     Filter {
         /// Of which interface.
         interface: Interface,
+        /// Why.
+        source: OutsideError,
+    },
+    /// The guest cannot be kept from the host.
+    #[error("cannot keep the guest's connections from this host: {} cannot be written", path.display())]
+    Mark {
+        /// The file that would say so.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The guest cannot be kept from the host.
+    #[error("cannot keep the guest's connections from this host")]
+    Guard {
         /// Why.
         source: OutsideError,
     },
@@ -62,6 +79,12 @@ impl AttachError {
                 "run as root, and name a bridge or interface that exists (`ip link`)"
             }
             Self::Filter { .. } => "install nftables, and load the module nf_tables",
+            Self::Mark { .. } => "is the disk full or read-only?",
+            Self::Guard { .. } => {
+                "install nftables, load the modules nf_tables and nft_fib_inet, and give the \
+                 daemon CAP_NET_ADMIN (`casemate serve --print-unit service`), or choose a network \
+                 that needs no filter: kind = \"isolated\" in launch.toml"
+            }
             Self::InUse { .. } => "stop that VM or choose another name",
             Self::Open { .. } => "run as root, and load the module macvtap",
         }
@@ -70,11 +93,18 @@ impl AttachError {
 
 /// The interface and filter of a VM, removed when this is dropped.
 #[derive(Debug)]
-pub struct Attached(Link);
+pub struct Attached {
+    link: Link,
+    guard: Option<Guard>,
+}
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        remove(&self.0);
+        remove(&self.link);
+        if let Some(guard) = &self.guard {
+            let _ = nft(&json!({"nftables": [{"delete": {"table": own::table(&guard.name)}}]}));
+            let _ = fs::remove_file(&guard.marker);
+        }
     }
 }
 
@@ -83,17 +113,17 @@ impl Attached {
     ///
     /// # Errors
     /// When the interface or its filter cannot be made, or another VM has it.
-    pub fn new(link: &Link) -> Result<Self, AttachError> {
-        let Some(interface) = link.interface() else { return Ok(Self(Link::User)) };
+    pub fn new(link: &Link, guard: Option<Guard>) -> Result<Self, AttachError> {
+        let Some(interface) = link.interface() else { return Self::user(link, guard) };
         if is_in_use(interface) {
             return Err(AttachError::InUse { interface: interface.clone() });
         }
         remove(link);
-        let attached = Self(link.clone());
+        let attached = Self { link: link.clone(), guard: None };
         let made = |source| AttachError::Interface { interface: interface.clone(), source };
         let name = interface.as_str();
         match link {
-            Link::User => {}
+            Link::User | Link::Isolated => {}
             Link::Tap { bridge, mac, open, .. } => {
                 ip(&["tuntap", "add", "dev", name, "mode", "tap"]).map_err(made)?;
                 let filter = |source| AttachError::Filter { interface: interface.clone(), source };
@@ -108,6 +138,22 @@ impl Attached {
                 ip(&[&link[..], &kind[..]].concat()).map_err(made)?;
                 ip(&["link", "set", "dev", name, "up"]).map_err(made)?;
             }
+        }
+        Ok(attached)
+    }
+
+    /// A user network needs nothing, but where its guest can be kept from the host it is.
+    fn user(link: &Link, guard: Option<Guard>) -> Result<Self, AttachError> {
+        let guard = guard.filter(|_| *link == Link::User);
+        if let Some(guard) = &guard {
+            let path = &guard.marker;
+            fs::write(path, "")
+                .map_err(|source| AttachError::Mark { path: path.clone(), source })?;
+        }
+        let attached = Self { link: link.clone(), guard };
+        if let Some(guard) = &attached.guard {
+            let rules = own::rules(guard, &own::resolvers(Path::new("/")));
+            nft(&rules).map_err(|source| AttachError::Guard { source })?;
         }
         Ok(attached)
     }
@@ -164,14 +210,20 @@ fn remove(link: &Link) {
 }
 
 /// Removes what the VM left whose plan this is, if nobody uses it.
-pub(crate) fn clear(plan: &Path) {
-    let plan = fs::read(plan).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+pub(crate) fn clear(path: &Path) {
+    let plan = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     let link = plan.as_ref().and_then(|plan| plan.pointer("/machine/network").cloned());
     let link = link.and_then(|link| serde_json::from_value::<Link>(link).ok());
     if let Some(link) = link
         && link.interface().is_some_and(|interface| !is_in_use(interface))
     {
         remove(&link);
+    }
+    if path.with_file_name(MARKER).exists()
+        && let Some(name) = plan.as_ref().and_then(|plan| plan.get("name"))
+        && let Ok(name) = serde_json::from_value(name.clone())
+    {
+        let _ = nft(&json!({"nftables": [{"delete": {"table": own::table(&name)}}]}));
     }
 }
 

@@ -5,6 +5,7 @@
 //! are what holds.
 
 mod attach;
+mod own;
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +18,7 @@ use crate::machine::Forward;
 use crate::state::VmName;
 pub use attach::{AttachError, Attached};
 pub(crate) use attach::{clear, standard_input};
+pub use own::Guard;
 
 /// Why a network is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +159,8 @@ pub enum Network {
     /// QEMU's own, with forwarded ports.
     #[default]
     User,
+    /// QEMU's own with forwarded ports alone: the guest can open no connection.
+    Isolated,
     /// A tap that is a port of a bridge.
     Tap {
         /// The bridge, which must exist.
@@ -182,6 +186,7 @@ impl Network {
         let (interface, own) = (Interface::of(name), Mac::of(name));
         match self {
             Self::User => Link::User,
+            Self::Isolated => Link::Isolated,
             Self::Tap { bridge, mac, open } => {
                 let (bridge, mac, open) = (bridge.clone(), mac.unwrap_or(own), open.clone());
                 Link::Tap { interface, bridge, mac, open }
@@ -199,6 +204,8 @@ impl Network {
 pub enum Link {
     /// QEMU's own.
     User,
+    /// QEMU's own, with forwarded ports alone.
+    Isolated,
     /// A tap that is a port of a bridge.
     Tap {
         /// The tap.
@@ -226,7 +233,7 @@ impl Link {
     #[must_use]
     pub fn interface(&self) -> Option<&Interface> {
         match self {
-            Self::User => None,
+            Self::User | Self::Isolated => None,
             Self::Tap { interface, .. } | Self::Macvtap { interface, .. } => Some(interface),
         }
     }
@@ -234,11 +241,15 @@ impl Link {
     /// What QEMU connects the card to.
     pub(crate) fn backend(&self, forwards: &[Forward]) -> Value {
         match self {
-            Self::User => {
+            Self::User | Self::Isolated => {
                 let forward =
                     |f: &Forward| json!({"str": format!("tcp:127.0.0.1:{}-:{}", f.host, f.guest)});
                 let forwards: Vec<Value> = forwards.iter().map(forward).collect();
-                json!({"type": "user", "id": "net0", "hostfwd": forwards})
+                let mut backend = json!({"type": "user", "id": "net0", "hostfwd": forwards});
+                if *self == Self::Isolated {
+                    backend["restrict"] = json!(true);
+                }
+                backend
             }
             Self::Tap { interface, .. } => json!({
                 "type": "tap",
@@ -260,16 +271,19 @@ impl Link {
         card
     }
 
-    /// What a person is told; nothing of the usual one.
-    pub(crate) fn describe(&self) -> Option<String> {
+    /// What a person is told.
+    pub(crate) fn describe(&self) -> String {
         match self {
-            Self::User => None,
+            Self::User => "QEMU's user network: the guest reaches the Internet and the host's \
+                           network, and the host itself unless root runs QEMU as a user of its own"
+                .to_owned(),
+            Self::Isolated => "QEMU's user network, forwarded ports alone".to_owned(),
             Self::Tap { interface, bridge, mac, open } => {
                 let open: Vec<String> = open.iter().map(ToString::to_string).collect();
-                Some(format!("{interface} on bridge {bridge}, {mac}, open {}", open.join(" ")))
+                format!("{interface} on bridge {bridge}, {mac}, open {}", open.join(" "))
             }
             Self::Macvtap { interface, parent, mac } => {
-                Some(format!("{interface} on {parent}, {mac}"))
+                format!("{interface} on {parent}, {mac}")
             }
         }
     }

@@ -5,7 +5,14 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use casemate_launcher::network::{Attached, Interface, Link, Network};
+use casemate_launcher::machine::Accel;
+use casemate_launcher::network::{Attached, Guard, Interface, Link, Network};
+use casemate_launcher::plan::{LaunchPlan, LaunchRequest};
+use casemate_launcher::release::Release;
+use casemate_launcher::state::{StateRoot, VmName, VmPaths};
+use casemate_measurements::platform::Platform;
+
+use crate::fixture::{Contents, folder, plain_host, request};
 
 fn missing(reason: &str) {
     let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
@@ -59,8 +66,152 @@ fn a_macvtap_comes_and_goes() {
     in_namespace("macvtap");
 }
 
+#[test]
+fn a_guest_of_qemus_own_network_is_kept_from_the_host() {
+    if !succeeds("qemu-system-x86_64", &["--version"]) {
+        return missing("no QEMU");
+    }
+    in_namespace("own");
+}
+
+/// The rules are made by the daemon, with no more privileges than its unit leaves it.
+#[test]
+fn the_unit_lets_the_daemon_make_filters() {
+    if !succeeds("unshare", &["--net", "nft", "list", "tables"]) {
+        return missing("no network namespace with nft can be made here");
+    }
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/casemate.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let names = set.split(' ').map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase());
+    let bounding = names.fold("-all".to_owned(), |set, name| set + ",+" + &name);
+    let confined = ["--net", "setpriv", "--no-new-privs", "--bounding-set", &bounding];
+    for words in [&["nft", "add", "table", "inet", "x"][..], &["ip", "link", "set", "lo", "up"]] {
+        assert!(succeeds("unshare", &[&confined, words].concat()), "{set}: {words:?}");
+    }
+}
+
 mod inside {
     use super::*;
+
+    /// What the guest of a network finds at each target, when QEMU is `nobody`.
+    fn found(network: Network, targets: &[&str]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        Contents::unbootable(Platform::Simulated).write(dir.path());
+        let release = Release::open(dir.path()).unwrap();
+        let asked = LaunchRequest { network, ..request(Platform::Simulated, "vm-1") };
+        let paths = VmPaths::new("/run/casemate/vms/vm-1".into()).unwrap();
+        let plan = LaunchPlan::new(&release, &asked, &plain_host(), &paths).unwrap();
+        let arguments = plan.arguments(Accel::Tcg);
+        let words = arguments.as_slice();
+        let at = words.iter().position(|word| word == "-netdev").unwrap();
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(folder("it/probes/guest.py")).arg("qemu-system-x86_64").arg(&words[at + 1]);
+        let output = command.arg(NOBODY.to_string()).args(targets).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        said.lines().map(|line| line.split(' ').nth(1).unwrap().to_owned()).collect()
+    }
+
+    /// The number of the user `nobody`.
+    const NOBODY: u32 = 65534;
+
+    /// The host's services, and a machine beyond it.
+    const SERVERS: &str = r"
+import os, socket, subprocess, sys
+sleeper = subprocess.Popen(['unshare', '--net', 'sleep', 'infinity'])
+def run(*words):
+    while subprocess.run(words, stderr=subprocess.DEVNULL).returncode: pass
+for words in ('ip link set lo up', 'ip link add v0 type veth peer name v1',
+              f'ip link set v1 netns {sleeper.pid}', 'ip addr add 192.0.2.1/24 dev v0',
+              'ip link set v0 up'):
+    run(*words.split())
+inside = ['nsenter', '--net', '--target', str(sleeper.pid)]
+run(*inside, 'ip', 'addr', 'replace', '192.0.2.2/24', 'dev', 'v1')
+run(*inside, 'ip', 'link', 'set', 'v1', 'up')
+serve = 'import socket; s = socket.create_server((%r, %d)); print(flush=True); import time; time.sleep(999)'
+servers = [subprocess.Popen([*where, sys.executable, '-c', serve % (host, port)],
+                            stdout=subprocess.PIPE)
+           for where, host, port in (([], '', 8000), ([], '127.0.0.1', 8001), (inside, '', 80))]
+for server in servers: server.stdout.readline()
+print(flush=True)
+sys.stdin.read()
+for process in (sleeper, *servers): process.kill()
+";
+
+    #[test]
+    #[ignore = "runs in a namespace of its own"]
+    fn own() {
+        let mut servers = Command::new("/usr/bin/python3")
+            .args(["-c", SERVERS])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        std::io::Read::read_exact(&mut servers.stdout.take().unwrap(), &mut ready).unwrap();
+        // 127.0.0.1 by QEMU's name for it, by its own, by a broadcast; another address of the
+        // host; a machine beyond the host; the forwarded port of SSH.
+        let targets = [
+            "10.0.2.2:8000",
+            "10.0.2.2:8001",
+            "127.0.0.1:8001",
+            "255.255.255.255:8001",
+            "192.0.2.1:8000",
+            "192.0.2.2:80",
+            "2222",
+        ];
+        let open = ["open", "open", "open", "open", "open", "open", "heard"];
+        assert_eq!(found(Network::User, &targets), open);
+        let dir = tempfile::tempdir().unwrap();
+        let root = StateRoot::at(&dir.path().join("s")).unwrap();
+        let name: VmName = "vm-1".parse().unwrap();
+        let paths = root.vm(&name).unwrap();
+        std::fs::create_dir(paths.dir()).unwrap();
+        // `/etc/resolv.conf` of this mount namespace names the host itself, as systemd's does.
+        let resolv = dir.path().join("resolv.conf");
+        std::fs::write(&resolv, "nameserver 127.0.0.53\n").unwrap();
+        assert!(succeeds("mount", &["--bind", resolv.to_str().unwrap(), "/etc/resolv.conf"]));
+        let guard = || Some(Guard::new(name.clone(), NOBODY, paths.dir()));
+        let attached = Attached::new(&Link::User, guard()).unwrap();
+        let kept = ["refused", "refused", "refused", "refused", "refused", "open", "heard"];
+        assert_eq!(found(Network::User, &targets), kept);
+        // Datagrams and IPv6 too, of that user alone, and not to whom the host asks for names.
+        for (user, address, port, refused) in [
+            ("65534", "::1", 9, true),
+            ("65534", "127.0.0.1", 53, true),
+            ("65534", "127.0.0.53", 54, true),
+            ("65534", "127.0.0.53", 53, false),
+            ("65533", "::1", 9, false),
+        ] {
+            let script = format!(
+                "import socket; \
+                 s = socket.socket(socket.AF_INET6 if ':' in '{address}' else socket.AF_INET, \
+                 socket.SOCK_DGRAM); s.connect(('{address}', {port})); s.send(b'x')"
+            );
+            let by = ["--reuid", user, "--regid", user, "--clear-groups", "/usr/bin/python3"];
+            let output = Command::new("setpriv").args(by).args(["-c", &script]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let kept = said.contains("Operation not permitted");
+            assert_eq!(kept, refused, "{user} to {address} {port}: {said}");
+        }
+        // What a supervisor that was killed leaves goes when its VM is next listed.
+        std::mem::forget(attached);
+        assert!(said("nft", &["list", "tables"]).contains("inet casemate_user_"));
+        let plan = serde_json::json!({"name": name, "machine": {"network": {"kind": "user"}}});
+        std::fs::write(paths.dir().join("plan.json"), plan.to_string()).unwrap();
+        casemate_launcher::list(&root).unwrap();
+        assert_eq!(said("nft", &["list", "tables"]), "");
+        assert!(!paths.dir().exists());
+        // Without a connection of its own the guest needs no filter.
+        let none = ["refused", "refused", "refused", "refused", "refused", "refused", "heard"];
+        assert_eq!(found(Network::Isolated, &targets), none);
+        std::fs::create_dir(paths.dir()).unwrap();
+        drop(Attached::new(&Link::User, guard()).unwrap());
+        assert_eq!(said("nft", &["list", "tables"]), "");
+        drop(servers.stdin.take());
+        servers.wait().unwrap();
+    }
 
     /// Plays a VM on the tap and a neighbour on the bridge, and prints which frames arrived.
     const FRAMES: &str = r"
@@ -139,7 +290,7 @@ print(' '.join(sorted(seen)))
         wire();
         let (link, interface) = link();
         let Link::Tap { mac, .. } = &link else { panic!() };
-        let attached = Attached::new(&link).unwrap();
+        let attached = Attached::new(&link, None).unwrap();
         assert!(exists(&interface) && said("nft", &["list", "ruleset"]).contains("casemate_"));
         let seen = said("python3", &["-c", FRAMES, interface.as_str(), &mac.to_string()]);
         assert_eq!(seen.trim(), "answer datagram last-in last-out open");
@@ -157,12 +308,12 @@ print(' '.join(sorted(seen)))
             .unwrap();
         let mut ready = [0];
         std::io::Read::read_exact(&mut holder.stdout.take().unwrap(), &mut ready).unwrap();
-        let error = Attached::new(&link).unwrap_err();
+        let error = Attached::new(&link, None).unwrap_err();
         assert!(error.to_string().contains("in use"), "{error}");
         drop(holder.stdin.take());
         holder.wait().unwrap();
         std::mem::forget(attached);
-        let attached = Attached::new(&link).unwrap();
+        let attached = Attached::new(&link, None).unwrap();
         drop(attached);
         assert!(!exists(&interface));
         assert_eq!(said("nft", &["list", "tables"]), "");
@@ -173,13 +324,13 @@ print(' '.join(sorted(seen)))
     fn failure() {
         // The bridge is missing: interface and filter were made before that shows.
         let (link, interface) = link();
-        let error = Attached::new(&link).unwrap_err();
+        let error = Attached::new(&link, None).unwrap_err();
         assert!(error.to_string().contains(interface.as_str()), "{error}");
         assert!(!exists(&interface));
         assert_eq!(said("nft", &["list", "tables"]), "");
         let parent = "absent0".parse().unwrap();
         let link = Network::Macvtap { parent, mac: None }.attach(&"vm-1".parse().unwrap());
-        assert!(Attached::new(&link).is_err());
+        assert!(Attached::new(&link, None).is_err());
         assert!(!exists(&interface));
     }
 
@@ -190,7 +341,7 @@ print(' '.join(sorted(seen)))
         let (name, parent) = ("vm-1".parse().unwrap(), "v1".parse().unwrap());
         let mac = "02:00:5e:10:00:01".parse().unwrap();
         let link = Network::Macvtap { parent, mac: Some(mac) }.attach(&name);
-        let attached = Attached::new(&link).unwrap();
+        let attached = Attached::new(&link, None).unwrap();
         let interface = Interface::of(&name);
         let shown = said("ip", &["-details", "link", "show", interface.as_str()]);
         assert!(shown.contains("macvtap") && shown.contains("02:00:5e:10:00:01"), "{shown}");

@@ -38,6 +38,12 @@ fn qemu_is_nobody_in_a_sandbox_and_can_still_be_told_to_stop() {
     if let Some(group) = &cgroup {
         bench = bench.with("CASEMATE_TEST_CGROUP", group.to_str().unwrap());
     }
+    let tables = || {
+        let listed = std::process::Command::new("nft").args(["list", "tables"]).output();
+        let listed = listed.ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&listed.stdout).matches("inet casemate_user_").count())
+    };
+    let Some(before) = tables() else { return missing("no nft that root may use") };
     // The release is public, and the way to it.
     for dir in ["", "release"] {
         fs::set_permissions(bench.path(dir), fs::Permissions::from_mode(0o755)).unwrap();
@@ -71,8 +77,11 @@ fn qemu_is_nobody_in_a_sandbox_and_can_still_be_told_to_stop() {
         assert!(own.contains("/vm-vm-1"), "{own}");
         assert!(group.join("vm-vm-1").exists());
     }
+    // Its guest is kept from the host for as long as it runs.
+    assert_eq!(tables(), Some(before + 1));
     client.stop(&vm("vm-1"), Duration::from_secs(20)).unwrap();
     bench.until("vm-1", Doing::Stopped);
+    assert_eq!(tables(), Some(before));
     assert!(!process.is_alive());
     if let Some(group) = cgroup {
         assert!(!group.join("vm-vm-1").exists());
