@@ -249,7 +249,13 @@ fn fabric(host: &Inventory, profiles: &Profiles, findings: &mut Findings) {
     let (needed, told) = (services(host, profiles), findings.has("fabric.mode"));
     for name in needed {
         let (level, found) = service(host, name);
-        let mend = format!("{}, then set the mode and reset the GPUs", service_mend(name));
+        // What may well run is not to be disturbed.
+        let mend = match level {
+            Level::Unknown => {
+                "look again: `casemate host inventory`, or the doctor on the host".into()
+            }
+            _ => format!("{}, then set the mode and reset the GPUs", service_mend(name)),
+        };
         findings.host(
             "fabric.service",
             level,

@@ -263,7 +263,9 @@ fn a_second_subnet_manager_is_never_advised() {
     let mut json = serde_json::to_value(&stopped).unwrap();
     json.as_object_mut().unwrap().remove("fabric");
     let old: Inventory = serde_json::from_value(json).unwrap();
-    assert_eq!(finding(&old, "fabric.service", "nvlsm").level, Level::Unknown);
+    let found = finding(&old, "fabric.service", "nvlsm");
+    assert_eq!(found.level, Level::Unknown);
+    assert!(!found.mend.unwrap().contains("restart"), "a fabric that may well run is left alone");
     assert!(diagnose(&old).is_fit());
     let mut nothing = old;
     nothing.services.insert("nvidia-fabricmanager".into(), false);
