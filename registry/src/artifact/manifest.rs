@@ -137,6 +137,13 @@ impl Entry {
         self.digest.strip_prefix("sha256:")?.parse().ok()
     }
 
+    /// Whether a manifest that it names may carry a signature, by the kind that it states.
+    #[must_use]
+    pub fn may_be_signature(&self) -> bool {
+        let kind = self.artifact_type.as_deref();
+        kind.is_none_or(|kind| kind == BUNDLE_TYPE || kind == SIGNATURE_TYPE)
+    }
+
     /// The path that it says it has.
     #[must_use]
     pub fn title(&self) -> Option<&str> {

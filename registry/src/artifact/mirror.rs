@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::blob::Blob;
 use super::manifest::ManifestBytes;
-use super::pull::{PullError, Resolved, referrer};
+use super::pull::{Budget, PullError, Resolved, referrer};
+use super::source::MAX_SIGNATURES_LEN;
 use crate::reference::Tag;
 use crate::store::{Expected, Store, StoreError, get};
 
@@ -21,11 +22,11 @@ pub struct Mirrored {
     pub referrers: usize,
 }
 
-/// Copies `artifact` of `from` to `to`, then points `tag` to it. Everything is held to its hash on
-/// the way.
+/// Copies `artifact` of `from` to `to` with all that refers to it, then points `tag` to it.
+/// Everything is held to its hash on the way.
 ///
 /// # Errors
-/// When a store fails, or `from` lies. Then no tag moved.
+/// When a store fails, `from` lies, or it lists what it does not have. Then no tag moved.
 pub fn mirror(
     (from, artifact): (&dyn Store, &Resolved),
     to: &dyn Store,
@@ -41,8 +42,10 @@ pub fn mirror(
     let manifest = &artifact.manifest;
     blobs.extend(manifest.read().and_then(|read| read.blobs()).map_err(wrong(manifest))?);
     let mut referrers = Vec::new();
+    let left = MAX_SIGNATURES_LEN;
+    let mut budget = Budget { store: from, artifact: *manifest.sha256(), left };
     for entry in from.referrers(&manifest.entry())? {
-        let Some(referrer) = referrer(from, &entry)? else { continue };
+        let referrer = referrer(&mut budget, &entry)?;
         blobs.extend(referrer.read().and_then(|read| read.blobs()).map_err(wrong(&referrer))?);
         referrers.push(referrer);
     }

@@ -20,7 +20,7 @@ use super::blob::Blob;
 use super::descriptor::{Chunk, Descriptor, DescriptorError, Kind};
 use super::local::LocalChunks;
 use super::manifest::{BUNDLE_TYPE, Entry, MAX_LEN, ManifestBytes, ManifestError};
-use super::source::{MAX_SIGNATURE, MAX_SIGNATURES, is_signature};
+use super::source::{MAX_SIGNATURE, MAX_SIGNATURES, MAX_SIGNATURES_LEN, is_signature};
 use crate::reference::Selector;
 use crate::store::{Store, StoreError, get};
 
@@ -102,6 +102,19 @@ pub enum PullError {
         found: Sha256Hash,
         /// The descriptor's hash.
         expected: Sha256Hash,
+    },
+    /// A store has too many signatures of an artifact, or they are too long.
+    #[error(
+        "{store}: the signatures of sha256:{digest} are refused: {limit}. Whoever publishes there \
+         has to remove what nobody needs"
+    )]
+    Signatures {
+        /// The store.
+        store: String,
+        /// The artifact's manifest.
+        digest: Sha256Hash,
+        /// The limit, and what was found.
+        limit: String,
     },
     /// The directory holds something else.
     #[error("{} is not empty and no earlier release: it is not replaced", path.display())]
@@ -245,27 +258,44 @@ pub fn pull(
     Ok(Pulled { fetched, reused, signatures: signatures.len() })
 }
 
-/// The signature files that refer to an artifact, by path.
+/// The signature files that refer to an artifact, by path. A list that is too long is an error,
+/// never a shorter one.
 ///
 /// # Errors
-/// When the store fails or lies.
+/// When the store fails or lies, or has more than is read of one artifact's signatures.
 pub fn signatures(
     store: &dyn Store,
     manifest: &ManifestBytes,
 ) -> Result<BTreeMap<String, Vec<u8>>, PullError> {
     let subject = manifest.entry();
+    let mut budget = Budget { store, artifact: *manifest.sha256(), left: MAX_SIGNATURES_LEN };
+    let mut entries = store.referrers(&subject)?;
+    entries.retain(Entry::may_be_signature);
+    if entries.len() > MAX_SIGNATURES {
+        let limit = format!("{} are listed, at most {MAX_SIGNATURES} are read", entries.len());
+        return Err(budget.refused(limit));
+    }
     let mut found = BTreeMap::new();
-    for entry in store.referrers(&subject)?.iter().take(MAX_SIGNATURES) {
+    for entry in &entries {
         let digest = entry.sha256().unwrap_or(Sha256Hash::ZERO);
         let wrong = |source| PullError::Manifest { store: store.name(), digest, source };
-        let Some(manifest) = referrer(store, entry)? else { continue };
-        let manifest = manifest.read().map_err(wrong)?;
+        let manifest = referrer(&mut budget, entry)?.read().map_err(wrong)?;
         if manifest.subject().is_none_or(|found| found.digest != subject.digest) {
             continue;
         }
-        for layer in manifest.layers() {
+        let layers = manifest.layers();
+        for layer in layers {
             if let Some(path) = signature_path(layer, &found) {
+                if layers.len() > 1 {
+                    let limit = format!(
+                        "the manifest sha256:{digest} has {} layers, expected one for each \
+                         signature",
+                        layers.len()
+                    );
+                    return Err(budget.refused(limit));
+                }
                 let blob = layer.blob(MAX_SIGNATURE).map_err(wrong)?;
+                budget.take(blob.size)?;
                 found.insert(path, get(store, &blob)?);
             }
         }
@@ -273,15 +303,47 @@ pub fn signatures(
     Ok(found)
 }
 
-/// The manifest that a list of referrers names; `None` if it went meanwhile.
-pub(super) fn referrer(
-    store: &dyn Store,
-    entry: &Entry,
-) -> Result<Option<ManifestBytes>, PullError> {
+/// How many bytes may still be read of what refers to an artifact.
+pub(super) struct Budget<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) artifact: Sha256Hash,
+    pub(super) left: u64,
+}
+
+impl Budget<'_> {
+    fn take(&mut self, size: u64) -> Result<(), PullError> {
+        let Some(left) = self.left.checked_sub(size) else {
+            let most = MAX_SIGNATURES_LEN >> 20;
+            return Err(self.refused(format!("they have more than {most} MiB together")));
+        };
+        self.left = left;
+        Ok(())
+    }
+
+    fn refused(&self, limit: String) -> PullError {
+        let (store, digest) = (self.store.name(), self.artifact);
+        PullError::Signatures { store, digest, limit }
+    }
+}
+
+/// The manifest that a list of referrers names.
+pub(super) fn referrer(budget: &mut Budget<'_>, entry: &Entry) -> Result<ManifestBytes, PullError> {
+    let store = budget.store;
     let wrong =
         |source| PullError::Manifest { store: store.name(), digest: Sha256Hash::ZERO, source };
     let blob = entry.blob(MAX_LEN as u64).map_err(wrong)?;
-    Ok(store.manifest(&Selector::Digest(blob.sha256))?)
+    budget.take(blob.size)?;
+    let missing = || StoreError::Missing {
+        store: store.name(),
+        what: format!("manifest sha256:{}, which its list of signatures names,", blob.sha256),
+    };
+    let found = store.manifest(&Selector::Digest(blob.sha256))?.ok_or_else(missing)?;
+    if found.bytes().len() as u64 != blob.size {
+        let (store, what) = (store.name(), format!("manifest sha256:{}", blob.sha256));
+        let reason = format!("it has {} bytes, listed with {}", found.bytes().len(), blob.size);
+        return Err(StoreError::Malformed { store, what, reason }.into());
+    }
+    Ok(found)
 }
 
 /// Where a signature goes, if it is one: its title, else a name that other programs' bundles get.

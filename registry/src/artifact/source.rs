@@ -20,6 +20,9 @@ const BUNDLE: &str = ".sigstore.json";
 pub const MAX_SIGNATURE: u64 = 4 * 1024 * 1024;
 /// Most signature files.
 pub const MAX_SIGNATURES: usize = 256;
+/// Most bytes of all that is read of the signatures of one release: the files, and the manifests
+/// that name them.
+pub const MAX_SIGNATURES_LEN: u64 = 64 * 1024 * 1024;
 
 /// Why a directory cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +57,12 @@ pub enum SourceError {
         /// Its length.
         size: u64,
     },
-    /// There are too many signature files.
-    #[error("{} has more than {MAX_SIGNATURES} signature files", path.display())]
+    /// There are too many signature files, or they are too long together.
+    #[error(
+        "{} has more than {MAX_SIGNATURES} signature files, or more than {} MiB of them",
+        path.display(),
+        MAX_SIGNATURES_LEN >> 20
+    )]
     Many {
         /// The directory.
         path: PathBuf,
@@ -133,7 +140,9 @@ impl Source {
                 left_out.push(name);
             }
         }
-        if signatures.len() > MAX_SIGNATURES {
+        // Each is named by a manifest of a few hundred bytes, which readers count too.
+        let len: u64 = signatures.values().map(|bytes| bytes.len() as u64 + 4096).sum();
+        if signatures.len() > MAX_SIGNATURES || len > MAX_SIGNATURES_LEN {
             return Err(SourceError::Many { path: dir.to_owned() });
         }
         let release = manifest.release;

@@ -41,13 +41,16 @@ pub(super) struct Ask<'a> {
     pub(super) length: u64,
     /// What it is called in errors.
     pub(super) what: String,
+    /// What the path of every redirect must contain. One that leads elsewhere is the answer.
+    pub(super) within: Option<&'static str>,
 }
 
 impl Ask<'_> {
     /// A question without a body.
     pub(super) fn new(method: Method, url: String, what: impl Into<String>) -> Self {
         let (headers, what) = (Vec::new(), what.into());
-        Self { method, url, headers, authorization: None, body: None, length: 0, what }
+        let within = None;
+        Self { method, url, headers, authorization: None, body: None, length: 0, what, within }
     }
 }
 
@@ -64,6 +67,24 @@ impl Answer {
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The media type of the body, in lower case and without parameters.
+    pub(super) fn media_type(&self) -> Option<String> {
+        let kind = self.header("Content-Type")?.split(';').next()?;
+        Some(kind.trim().to_ascii_lowercase())
+    }
+
+    /// Where the next page of a list is, if there is one: a `Link` of the relation `next`
+    /// (RFC 8288), as the server wrote it. `Err` with a link that cannot be read.
+    pub(super) fn next_page(&self) -> Result<Option<String>, String> {
+        for value in self.response.headers().get_all("Link") {
+            let text = value.to_str().map_err(|_| "it is no text".to_owned())?;
+            if let Some(found) = next_link(text)? {
+                return Ok(Some(found.to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
@@ -104,6 +125,9 @@ impl Http {
                 return Ok(Answer { response });
             };
             let next = self.follow(ask, &url, location)?;
+            if ask.within.is_some_and(|part| !path(&next).contains(part)) {
+                return Ok(Answer { response });
+            }
             if origin(&next) != origin(&url) {
                 authorization = None;
             }
@@ -142,12 +166,8 @@ impl Http {
     /// Where a redirect leads, if one goes there.
     fn follow(&self, ask: &Ask<'_>, from: &str, location: &str) -> Result<String, StoreError> {
         let base = origin(from).unwrap_or_default();
-        let next = if location.starts_with('/') && !location.starts_with("//") {
-            format!("{base}{location}")
-        } else {
-            location.to_owned()
-        };
-        let Some(to) = origin(&next) else {
+        let next = resolved(from, location);
+        let Some((next, to)) = next.and_then(|next| origin(&next).map(|to| (next, to))) else {
             return Err(self.redirect(ask, location, "it is no address"));
         };
         if ask.method != Method::GET && ask.method != Method::HEAD {
@@ -274,6 +294,55 @@ pub(super) fn origin(url: &str) -> Option<String> {
     Some(format!("{scheme}://{host}:{port}"))
 }
 
+/// Where `reference` leads that stands in an answer to `from` (RFC 3986, section 5, without dot
+/// segments): an address, a path on the same server, a path beside that of `from`, or a query.
+pub(super) fn resolved(from: &str, reference: &str) -> Option<String> {
+    let plain = &from[..from.find(['?', '#']).unwrap_or(from.len())];
+    let (scheme, rest) = plain.split_once("://")?;
+    let server = &plain[..scheme.len() + 3 + rest.find('/').unwrap_or(rest.len())];
+    let before = reference.find([':', '/', '?', '#']).map(|at| &reference[at..]);
+    if before.is_some_and(|rest| rest.starts_with(':')) {
+        return Some(reference.to_owned());
+    }
+    if reference.starts_with("//") {
+        return Some(format!("{scheme}:{reference}"));
+    }
+    if reference.starts_with('/') {
+        return Some(format!("{server}{reference}"));
+    }
+    if reference.starts_with('?') {
+        return Some(format!("{plain}{reference}"));
+    }
+    let folder = plain[server.len()..].rfind('/').map_or("/", |at| &plain[server.len()..][..=at]);
+    (!reference.is_empty()).then(|| format!("{server}{folder}{reference}"))
+}
+
+/// The path of an address.
+fn path(url: &str) -> String {
+    url.parse::<Uri>().map(|uri| uri.path().to_owned()).unwrap_or_default()
+}
+
+/// The target of the first link of the relation `next` in a `Link` header.
+fn next_link(text: &str) -> Result<Option<&str>, &'static str> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (target, after) = after.split_once('>').ok_or("a link has no end")?;
+        // The parameters end where the next link starts.
+        let end = after.find('<').unwrap_or(after.len());
+        let is_next = |parameter: &str| {
+            let (name, value) = parameter.split_once('=').unwrap_or_default();
+            let value = value.trim().trim_end_matches(',').trim_end().trim_matches('"');
+            name.trim().eq_ignore_ascii_case("rel")
+                && value.split_ascii_whitespace().any(|word| word.eq_ignore_ascii_case("next"))
+        };
+        if after[..end].split(';').any(is_next) {
+            return Ok(Some(target));
+        }
+        rest = &after[end..];
+    }
+    Ok(None)
+}
+
 /// An address as it may be named: without query, fragment and what stands before its host, each
 /// of which may be secret.
 pub(super) fn without_query(url: &str) -> String {
@@ -310,6 +379,39 @@ mod tests {
         for none in ["", "/a", "ftp://h/a", "https://u:p@h/a", "https:///a"] {
             assert_eq!(origin(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn references_lead_where_a_browser_would_go() {
+        let from = "https://h:5/v2/a/list?n=1";
+        for (reference, expected) in [
+            ("https://other/x?y", "https://other/x?y"),
+            ("//other/x", "https://other/x"),
+            ("/v2/b?last=1", "https://h:5/v2/b?last=1"),
+            ("?last=a:b", "https://h:5/v2/a/list?last=a:b"),
+            ("list?last=a", "https://h:5/v2/a/list?last=a"),
+        ] {
+            assert_eq!(resolved(from, reference).unwrap(), expected, "{reference}");
+        }
+        assert_eq!(resolved("http://h", "x").unwrap(), "http://h/x");
+        assert_eq!(resolved(from, ""), None);
+        assert_eq!(resolved("h", "x"), None);
+    }
+
+    #[test]
+    fn the_next_page_is_found_among_links() {
+        for (text, next) in [
+            ("</a?n=1&last=b>; rel=\"next\"", Some("/a?n=1&last=b")),
+            ("<https://h/a>;rel=next", Some("https://h/a")),
+            ("</a,b>; title=\"x\"; REL=\"last next\"", Some("/a,b")),
+            ("</p>; rel=\"prev\", </n>; rel=\"next\"", Some("/n")),
+            ("</p>; rel=\"prev\"", None),
+            ("</nextest>; rel=\"nextest\"", None),
+            ("", None),
+        ] {
+            assert_eq!(next_link(text), Ok(next), "{text}");
+        }
+        assert!(next_link("</a; rel=next").is_err());
     }
 
     #[test]

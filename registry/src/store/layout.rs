@@ -23,6 +23,8 @@ const INDEX: &str = "index.json";
 const MARK: (&str, &[u8]) = ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
 /// The annotation that holds a tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Most bytes of all manifests that are opened to see what they refer to.
+const MAX_OPENED: u64 = 64 * 1024 * 1024;
 /// How often a commit is repeated that others came before.
 const RACES: u32 = 64;
 
@@ -235,16 +237,19 @@ impl<F: Files> Store for Layout<F> {
 
     fn referrers(&self, subject: &Entry) -> Result<Vec<Entry>, StoreError> {
         let (index, _) = self.index()?;
-        let mut found = Vec::new();
+        let (mut found, mut opened) = (Vec::new(), 0);
         for entry in index.manifests {
             let other = entry.digest == subject.digest || tag_of(&entry).is_some();
             // What is no signature need not be opened.
-            let known = entry.artifact_type.as_deref().is_none_or(|kind| {
-                kind == manifest::BUNDLE_TYPE || kind == manifest::SIGNATURE_TYPE
-            });
+            let known = entry.may_be_signature();
             let Ok(blob) = entry.blob(manifest::MAX_LEN as u64) else { continue };
             if other || !known {
                 continue;
+            }
+            opened += blob.size;
+            if opened > MAX_OPENED {
+                let what = "the manifests that may refer to a release".to_owned();
+                return Err(StoreError::TooLong { store: self.0.name(), what, most: MAX_OPENED });
             }
             let manifest = ManifestBytes::new(get(self, &blob)?);
             let refers = manifest.read().is_ok_and(|manifest| {

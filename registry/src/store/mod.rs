@@ -6,6 +6,7 @@
 //! what it serves is held to the hash that was asked for, and its lengths are bounded before a
 //! byte is kept. What a tag points to is the store's word alone.
 
+mod challenge;
 mod credentials;
 mod directory;
 mod error;

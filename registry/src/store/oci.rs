@@ -2,7 +2,8 @@
 //!
 //! Bodies that are kept whole are bounded, which is why the protocol is spoken here rather than by
 //! a client that reads whatever a registry sends. Registries without the referrers API get the
-//! list of referrers under the tag that the specification names for it.
+//! list of referrers under the tag that the specification names for it. A list that comes in pages
+//! is read to its end; one that cannot be had whole is an error, never a shorter list.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -11,17 +12,20 @@ use std::sync::Mutex;
 use serde::Deserialize;
 use ureq::http::Method;
 
+use super::challenge::{Challenge, challenge, encoded};
 use super::credentials::{Credentials, Login};
-use super::http::{Answer, Ask, Http, origin};
+use super::http::{Answer, Ask, Http, origin, resolved};
 use super::layout::Index;
 use super::{Expected, Options, Store, StoreError, blob_name, retried};
 use crate::artifact::blob::Blob;
 use crate::artifact::manifest::{self, Entry, INDEX_TYPE, MANIFEST_TYPE, ManifestBytes};
 use crate::reference::{Authority, Selector, Tag};
 
-/// Most bytes of a list of tags, and of a token's answer.
+/// Most bytes of a page of tags, and of a token's answer.
 const MAX_LIST: usize = 4 * 1024 * 1024;
-/// Most pages of tags.
+/// Most bytes of all pages of a list.
+const MAX_PAGES_LEN: usize = 64 * 1024 * 1024;
+/// Most pages of a list.
 const MAX_PAGES: usize = 1000;
 
 /// A repository.
@@ -36,13 +40,6 @@ pub(super) struct Registry {
     http: Http,
     credentials: Credentials,
     authorization: Mutex<Option<String>>,
-}
-
-/// What a registry says about how to log in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 #[derive(Deserialize)]
@@ -151,8 +148,22 @@ impl Registry {
         }
     }
 
-    /// The manifest or list under a tag or digest.
+    /// The manifest or list under a tag or digest. Some registries refuse with 403 to say whether a
+    /// tag is there; their list of tags says it.
     fn load(&self, name: &str, media_type: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let is_tag = !name.contains(':');
+        match self.load_manifest(name, media_type) {
+            Err(error @ StoreError::Denied { status: 403, .. }) if is_tag => {
+                match self.all_tags() {
+                    Ok(tags) if !tags.iter().any(|tag| tag == name) => Ok(None),
+                    _ => Err(error),
+                }
+            }
+            result => result,
+        }
+    }
+
+    fn load_manifest(&self, name: &str, media_type: &str) -> Result<Option<Vec<u8>>, StoreError> {
         retried(|| {
             let mut ask = Ask::new(
                 Method::GET,
@@ -198,11 +209,7 @@ impl Registry {
             reason: reason.to_owned(),
         };
         let place = answer.header("Location").ok_or_else(|| malformed("it is missing"))?;
-        let mut url = if place.starts_with('/') && !place.starts_with("//") {
-            format!("{}{place}", self.origin)
-        } else {
-            place.to_owned()
-        };
+        let mut url = resolved(&begin.url, place).ok_or_else(|| malformed("it is no address"))?;
         let same = origin(&url).is_some() && origin(&url) == origin(&self.origin);
         if !same && !url.starts_with("https://") {
             return Err(StoreError::Redirect {
@@ -345,113 +352,97 @@ impl Store for Registry {
     }
 
     fn referrers(&self, subject: &Entry) -> Result<Vec<Entry>, StoreError> {
-        let what = format!("referrers of {}", subject.digest);
-        let found = retried(|| {
-            let url = self.url(&format!("referrers/{}", subject.digest));
-            let ask = Ask::new(Method::GET, url, what.clone());
-            let Some(answer) = self.look(&ask)? else { return Ok(None) };
-            let is_index = answer.header("Content-Type").is_some_and(|kind| kind == INDEX_TYPE);
-            if !is_index {
-                return Ok(None);
-            }
-            self.http.body(&ask, answer, manifest::MAX_LEN).map(Some)
-        })?;
-        match found {
-            Some(bytes) => Ok(self.index(&what, &bytes)?.manifests),
+        match retried(|| self.by_api(subject))? {
+            Some(entries) => Ok(entries),
             None => Ok(self.listed(subject)?.manifests),
         }
     }
 
     fn tags(&self) -> Result<Vec<Tag>, StoreError> {
-        let mut tags: Vec<Tag> = Vec::new();
-        let mut url = self.url("tags/list?n=1000");
-        for _ in 0..MAX_PAGES {
-            let ask = Ask::new(Method::GET, url.clone(), "its tags");
-            let Some(answer) = self.look(&ask)? else { break };
-            let next = answer.header("Link").and_then(next_page);
-            let bytes = self.http.body(&ask, answer, MAX_LIST)?;
-            let page: Tags = serde_json::from_slice(&bytes).map_err(|error| {
-                let (store, what) = (self.name.clone(), ask.what.clone());
-                StoreError::Malformed { store, what, reason: error.to_string() }
-            })?;
-            tags.extend(page.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()));
-            match next {
-                Some(path) => url = format!("{}{path}", self.origin),
-                None => break,
-            }
-        }
+        let all = self.all_tags()?;
         // Lists of referrers are no releases.
-        tags.retain(|tag| !tag.as_str().starts_with("sha256-"));
+        let own = all.iter().filter(|tag| !tag.starts_with("sha256-"));
+        let mut tags: Vec<Tag> = own.filter_map(|tag| tag.parse().ok()).collect();
         tags.sort();
         tags.dedup();
         Ok(tags)
     }
 }
 
-/// The path in `<PATH>; rel="next"`.
-fn next_page(link: &str) -> Option<String> {
-    let (path, rest) = link.strip_prefix('<')?.split_once('>')?;
-    let own = path.starts_with('/') && !path.starts_with("//");
-    (own && rest.contains("next")).then(|| path.to_owned())
-}
-
-/// Reads `Bearer realm="…",service="…",scope="…"` or `Basic …`.
-fn challenge(text: &str) -> Option<Challenge> {
-    let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
+impl Registry {
+    /// What the referrers API lists; `None` where the registry has none.
+    fn by_api(&self, subject: &Entry) -> Result<Option<Vec<Entry>>, StoreError> {
+        let what = format!("referrers of {}", subject.digest);
+        let url = self.url(&format!("referrers/{}", subject.digest));
+        let mut entries: Vec<Entry> = Vec::new();
+        let there = self.pages(url, &what, manifest::MAX_LEN, Some(INDEX_TYPE), |bytes| {
+            entries.extend(self.index(&what, bytes)?.manifests);
+            Ok(())
+        })?;
+        Ok(there.then_some(entries))
     }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let value = |name: &str| {
-        let at = rest.find(&format!("{name}=\""))? + name.len() + 2;
-        rest[at..].split('"').next().map(str::to_owned)
-    };
-    Some(Challenge::Bearer {
-        realm: value("realm")?,
-        service: value("service"),
-        scope: value("scope"),
-    })
-}
 
-/// `text` as a value in a query.
-fn encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
+    /// Every tag, as it is written.
+    fn all_tags(&self) -> Result<Vec<String>, StoreError> {
+        let (url, what) = (self.url("tags/list?n=1000"), "its tags");
+        let mut tags = Vec::new();
+        self.pages(url, what, MAX_LIST, None, |bytes| {
+            let page: Tags = serde_json::from_slice(bytes).map_err(|error| {
+                let (store, what) = (self.name.clone(), what.to_owned());
+                StoreError::Malformed { store, what, reason: error.to_string() }
+            })?;
+            tags.extend(page.tags.unwrap_or_default());
+            Ok(())
+        })?;
+        Ok(tags)
+    }
+
+    /// Reads a list page by page, each of at most `most` bytes. `false` where there is none: the
+    /// first page is not there, or, for a list that must be of a `kind`, a page for people is
+    /// there in its place.
+    fn pages(
+        &self,
+        url: String,
+        what: &str,
+        most: usize,
+        kind: Option<&str>,
+        mut page: impl FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let (mut url, mut read) = (url, 0);
+        for number in 0..MAX_PAGES {
+            let mut ask = Ask::new(Method::GET, url.clone(), what);
+            // Who has no such API may send its reader to a page for people.
+            ask.within = kind.and(Some("/referrers/"));
+            if let Some(kind) = kind {
+                ask.headers.push(("Accept", kind.to_owned()));
+            }
+            let answer = self.ask(ask.clone())?;
+            let is_for_people = answer.media_type().is_some_and(|kind| kind == "text/html");
+            match answer.status() {
+                200 if kind.is_none() || !is_for_people => {}
+                200 | 300..=399 | 400 | 405 | 501 if kind.is_some() && number == 0 => {
+                    return Ok(false);
+                }
+                404 if number == 0 => return Ok(false),
+                _ => return Err(self.http.refused(&ask, answer)),
+            }
+            let next = answer.next_page().map_err(|reason| self.broken_page(what, &reason))?;
+            let bytes = self.http.body(&ask, answer, most)?;
+            read += bytes.len();
+            page(&bytes)?;
+            let Some(next) = next else { return Ok(true) };
+            let next = resolved(&url, &next).filter(|next| origin(next) == origin(&self.origin));
+            url = next.ok_or_else(|| self.broken_page(what, "it leads to another server"))?;
+            if read > MAX_PAGES_LEN {
+                let (store, what, most) = (self.name.clone(), what.to_owned(), MAX_PAGES_LEN);
+                return Err(StoreError::TooLong { store, what, most: most as u64 });
+            }
         }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn challenges_are_read() {
-        let text = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
-        let Some(Challenge::Bearer { realm, service, scope }) = challenge(text) else { panic!() };
-        assert_eq!(realm, "https://auth.example/token");
-        assert_eq!(service.as_deref(), Some("r.example"));
-        assert_eq!(scope.as_deref(), Some("repository:a/b:pull,push"));
-        assert_eq!(challenge("basic realm=\"x\""), Some(Challenge::Basic));
-        assert_eq!(challenge("Negotiate"), None);
-        assert_eq!(challenge("Bearer service=\"x\""), None);
+        Err(self.broken_page(what, "there are more than 1000 pages"))
     }
 
-    #[test]
-    fn pages_follow_each_other_on_the_same_server() {
-        assert_eq!(
-            next_page("</v2/a/tags/list?n=1&last=b>; rel=\"next\"").unwrap(),
-            "/v2/a/tags/list?n=1&last=b"
-        );
-        assert_eq!(next_page("<https://other/>; rel=\"next\""), None);
-        assert_eq!(next_page("<//other/>; rel=\"next\""), None);
-        assert_eq!(encoded("a b&c:d"), "a%20b%26c:d");
+    fn broken_page(&self, what: &str, reason: &str) -> StoreError {
+        let reason = format!("the next page cannot be asked for: {reason}");
+        StoreError::Malformed { store: self.name.clone(), what: what.to_owned(), reason }
     }
 }

@@ -21,6 +21,8 @@ use crate::stores::{opened, pulled, tag};
 pub(crate) enum Answer {
     /// The bytes, from where they are asked for.
     Bytes(Vec<u8>),
+    /// The bytes, with headers.
+    With(String, Vec<u8>),
     /// The length of all bytes is announced, then only so many are sent.
     Cut(Vec<u8>, usize),
     /// Bytes without end, no length announced.
@@ -141,6 +143,11 @@ fn reply(mut stream: TcpStream, from: usize, answer: Answer) -> std::io::Result<
         }
         Answer::Bytes(bytes) => {
             write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {}\r\n{STATE}{close}", bytes.len())?;
+            stream.write_all(&bytes)
+        }
+        Answer::With(headers, bytes) => {
+            let len = bytes.len();
+            write!(stream, "HTTP/1.1 200 X\r\nContent-Length: {len}\r\n{headers}\r\n{close}")?;
             stream.write_all(&bytes)
         }
         Answer::Cut(bytes, at) => {

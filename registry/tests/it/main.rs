@@ -18,6 +18,7 @@ mod keyless;
 mod ovmf;
 mod page;
 mod peers;
+mod referrers;
 #[path = "../../../measurements/tests/release/mod.rs"]
 mod release;
 #[cfg(feature = "schema")]
