@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
 
+use crate::artifact::described;
 use crate::artifact::descriptor::{self, Descriptor, Kind};
 use crate::artifact::local::LocalChunks;
 use crate::artifact::pull::{PullError, PullOptions, Pulled, Resolved, pull, resolve, signatures};
@@ -175,7 +176,8 @@ impl ReleaseCache {
         Ok(Fetched { path, manifest, pulled })
     }
 
-    /// Finds what `reference` names, and refuses a tag that was turned back.
+    /// Finds what `reference` names, and refuses a descriptor that is not of the release's manifest,
+    /// and a tag that was turned back.
     ///
     /// # Errors
     /// When the store fails or lies, or the tag was turned back.
@@ -186,6 +188,7 @@ impl ReleaseCache {
         allow_rollback: bool,
     ) -> Result<Resolved, CacheError> {
         let found = resolve(store, &reference.selector, Kind::Release)?;
+        described::hold(store, &found)?;
         // Who names the digest has decided himself.
         if let Selector::Tag(tag) = &reference.selector
             && !allow_rollback

@@ -1,7 +1,10 @@
 //! What tags pointed to when they were last followed, so that a store that offers an older release
 //! than it did before is noticed.
 //!
-//! This remembers on one machine alone. A signed index tells everybody.
+//! Remembered are name and version of a release as its descriptor has them, which whoever asks has
+//! held to the manifest before ([`crate::artifact::described::hold`]): signers sign the manifest,
+//! and the descriptor is the store's. This remembers on one machine alone. A signed index tells
+//! everybody.
 
 use std::fmt;
 use std::fs::File;
@@ -9,6 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use casemate_measurements::hash::Sha256Hash;
+use semver::Prerelease;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::pull::Resolved;
@@ -173,14 +177,36 @@ fn seen(now: &Resolved) -> Seen {
     Seen { manifest: *now.manifest.sha256(), name, version }
 }
 
-/// Whether `a` is a lower version than `b`: numbers parted by dots. Others have no order.
+/// Whether `a` is a lower version than `b`, by the precedence of `SemVer` 2.0.0, section 11. Two
+/// things are taken besides: a leading `v`, which says nothing, and any number of numbers, where
+/// those that lack are 0. What is no version even so has no order.
 fn is_lower(a: &str, b: &str) -> bool {
-    let numbers = |text: &str| -> Option<Vec<u64>> {
-        text.split('.').map(|part| part.parse().ok()).collect()
-    };
-    match (numbers(a), numbers(b)) {
-        (Some(a), Some(b)) => a < b,
-        _ => false,
+    matches!((Precedence::of(a), Precedence::of(b)), (Some(a), Some(b)) if a < b)
+}
+
+/// What orders versions: the numbers without zeros at the end, then whether and which pre-release.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Precedence(Vec<u64>, Prerelease);
+
+impl Precedence {
+    fn of(text: &str) -> Option<Self> {
+        let text = text.strip_prefix(['v', 'V']).unwrap_or(text);
+        // What was built how has no precedence.
+        let text = text.split('+').next().unwrap_or(text);
+        let (numbers, prerelease) = match text.split_once('-') {
+            Some((_, "")) => return None,
+            Some(parts) => parts,
+            None => (text, ""),
+        };
+        let number = |part: &str| {
+            let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            if digits { part.parse().ok() } else { None }
+        };
+        let mut numbers: Vec<u64> = numbers.split('.').map(number).collect::<Option<_>>()?;
+        while numbers.last() == Some(&0) {
+            numbers.pop();
+        }
+        Some(Self(numbers, Prerelease::new(prerelease).ok()?))
     }
 }
 
@@ -202,15 +228,31 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_numbers_or_have_no_order() {
-        for (a, b, lower) in [
-            ("1.9", "1.10", true),
-            ("1.10", "1.9", false),
-            ("1", "1.0.1", true),
-            ("1.0-rc1", "1.0", false),
-            ("2", "2", false),
-        ] {
-            assert_eq!(is_lower(a, b), lower, "{a} {b}");
+    fn versions_are_ordered_as_semver_says() {
+        let ascending = [
+            "0.9",
+            "1.0.0-alpha",
+            "v1.0.0-alpha.1",
+            "1.0.0-alpha.beta",
+            "1.0-beta.2",
+            "1.0.0-beta.11",
+            "1.0.0-rc1",
+            "1.0.0",
+            "1.0.1",
+            "v1.9",
+            "1.10",
+            "V2",
+        ];
+        for (at, a) in ascending.iter().enumerate() {
+            for (other, b) in ascending.iter().enumerate() {
+                assert_eq!(is_lower(a, b), at < other, "{a} {b}");
+            }
+        }
+        for (a, b) in [("1", "1.0.0"), ("1.0.0+a", "1.0.0+b"), ("v1.0", "1.0")] {
+            assert!(!is_lower(a, b) && !is_lower(b, a), "{a} {b}");
+        }
+        for none in ["", "v", "beta", "1..0", "1.0-", "1.x", "+1.0", "1.0-01", "1.0-a_b"] {
+            assert!(!is_lower(none, "1.0") && !is_lower("1.0", none), "{none}");
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -59,6 +59,27 @@ pub fn fetch(
     }
 }
 
+/// The bytes of the file at `path` of an artifact, whole and verified; `None` where it has none.
+///
+/// # Errors
+/// When the store fails or lies, or the file has more than `most` bytes.
+pub fn read(
+    store: &dyn Store,
+    descriptor: &Descriptor,
+    path: &str,
+    most: u64,
+) -> Result<Option<Vec<u8>>, PullError> {
+    let Some(entry) = descriptor.files().get(path) else { return Ok(None) };
+    if entry.size() > most {
+        let (name, size) = (path.to_owned(), entry.size());
+        return Err(PullError::Size { name, size, most });
+    }
+    let mut bytes = Vec::new();
+    let fail = |source| PullError::Write { path: path.into(), source };
+    put_together(store, path, entry, &mut bytes, &fail, &|_| ())?;
+    Ok(Some(bytes))
+}
+
 fn file(
     store: &dyn Store,
     (path, entry, place): (&str, &FileEntry, &Path),
@@ -67,18 +88,35 @@ fn file(
     let fail = |source: io::Error| PullError::Write { path: place.to_owned(), source };
     let folder = place.parent().unwrap_or(Path::new("/"));
     let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    put_together(store, path, entry, &mut temporary, &fail, advance)?;
+    let persist = || -> io::Result<()> {
+        temporary.as_file().sync_all()?;
+        temporary.persist(place).map_err(|error| error.error)?;
+        File::open(folder)?.sync_all()
+    };
+    persist().map_err(fail)
+}
+
+/// Writes the chunks of a file, and holds the whole to its hash.
+fn put_together(
+    store: &dyn Store,
+    path: &str,
+    entry: &FileEntry,
+    sink: &mut dyn Write,
+    fail: &dyn Fn(io::Error) -> PullError,
+    advance: &(dyn Fn(u64) + Sync),
+) -> Result<(), PullError> {
     let mut hasher = Hasher::default();
     for (_, chunk) in entry.chunks() {
         match chunk {
             Chunk::Stored(blob) => {
                 let bytes = get(store, &blob)?;
                 hasher.update(&bytes);
-                temporary.write_all(&bytes).map_err(fail)?;
+                sink.write_all(&bytes).map_err(fail)?;
             }
             Chunk::Zeros(run) => {
                 hash_zeros(&mut hasher, run.zeros);
-                io::copy(&mut io::Read::take(io::repeat(0), run.zeros), &mut temporary)
-                    .map_err(fail)?;
+                io::copy(&mut io::Read::take(io::repeat(0), run.zeros), sink).map_err(fail)?;
             }
         }
         advance(chunk.size());
@@ -88,10 +126,5 @@ fn file(
         let (store, path, expected) = (store.name(), path.to_owned(), entry.sha256());
         return Err(PullError::File { store, path, found, expected });
     }
-    let persist = || -> io::Result<()> {
-        temporary.as_file().sync_all()?;
-        temporary.persist(place).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
-    };
-    persist().map_err(fail)
+    Ok(())
 }

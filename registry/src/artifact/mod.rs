@@ -2,6 +2,7 @@
 
 pub mod blob;
 pub mod chunk;
+pub mod described;
 pub mod descriptor;
 pub mod files;
 pub mod index;

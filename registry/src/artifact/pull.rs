@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use casemate_measurements::hash::Sha256Hash;
 
 use super::blob::Blob;
+use super::described::{Contradiction, Unreadable};
 use super::descriptor::{Chunk, Descriptor, DescriptorError, Kind};
 use super::local::LocalChunks;
 use super::manifest::{BUNDLE_TYPE, Entry, MAX_LEN, ManifestBytes, ManifestError};
@@ -103,6 +104,12 @@ pub enum PullError {
         /// The descriptor's hash.
         expected: Sha256Hash,
     },
+    /// The manifest of a release is refused.
+    #[error(transparent)]
+    Unreadable(Box<Unreadable>),
+    /// The descriptor of a release says something else than its manifest.
+    #[error(transparent)]
+    Contradiction(Box<Contradiction>),
     /// A store has too many signatures of an artifact, or they are too long.
     #[error(
         "{store}: the signatures of sha256:{digest} are refused: {limit}. Whoever publishes there \

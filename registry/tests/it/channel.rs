@@ -19,7 +19,7 @@ use casemate_registry::index::{
     Change, Clock, Entry, Index, IndexFile, Memory, MemoryError, Revocation, StateError, Time,
     TrustError,
 };
-use casemate_registry::reference::{Channel, Selector, Tag};
+use casemate_registry::reference::{Channel, Reference, Selector, Tag};
 use casemate_registry::release::{Depth, Release};
 use casemate_registry::store::{Expected, Options, Store, StoreError};
 use casemate_registry::verify::Policy;
@@ -437,4 +437,35 @@ fn a_store_that_cannot_be_reached_is_named() {
     let error = index::fetch(store.as_ref(), &tag()).unwrap_err();
     let IndexArtifactError::Store(StoreError::Transport { store, .. }) = error else { panic!() };
     assert_eq!(store, "oci://127.0.0.1:1/a");
+}
+
+/// Signers sign the manifest; the descriptor is whatever a store writes.
+#[test]
+fn a_descriptor_that_says_something_else_than_the_manifest_is_refused() {
+    let shop = Shop::new();
+    let dir = shop.scene.path("release");
+    let latest: Tag = "latest".parse().unwrap();
+    let put = |change: &dyn Fn(&mut Source)| {
+        let mut source = Source::of_release(&dir).unwrap();
+        change(&mut source);
+        publish(&source, shop.store(), Some(&latest), &PublishOptions::default(), &|_| ()).unwrap();
+    };
+    let cache = ReleaseCache::new(&shop.scene.path("cache"));
+    let place = shop.channel("channel=stable").place;
+    let reference = Reference { place, selector: Selector::Tag(latest.clone()) };
+    let options = FetchOptions::default();
+    let fetch = || cache.fetch(&reference, &options, &|_| (), &|_| ()).map_err(Box::new);
+    put(&|_| ());
+    fetch().unwrap();
+    let other = |change: &dyn Fn(&mut Source), said: &str| {
+        put(change);
+        let error = fetch().unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    };
+    other(
+        &|source| "6.0.0".clone_into(&mut source.version),
+        "has the version 6.0.0, its manifest.json 0.1.0",
+    );
+    other(&|source| "other".clone_into(&mut source.name), "has the name other, its manifest.json");
+    other(&|source| source.platform = None, "has the platform none, its manifest.json snp");
 }
