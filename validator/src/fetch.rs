@@ -217,11 +217,15 @@ impl Session<'_> {
         let left = remaining(self.connect_deadline)
             .map_err(|bound| self.failed(Phase::Resolve, bound.into()))?;
         let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
+        let look_up = move || {
             let found = (name.as_ref(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
             // Nobody listens any more once the deadline passed.
             let _ = sender.send(found);
-        });
+        };
+        std::thread::Builder::new()
+            .name("resolver".into())
+            .spawn(look_up)
+            .map_err(|source| self.failed(Phase::Resolve, source))?;
         match receiver.recv_timeout(left) {
             Ok(Ok(addresses)) if addresses.is_empty() => {
                 let source = io::Error::from(io::ErrorKind::NotFound);

@@ -22,7 +22,7 @@ pub(crate) struct WatchArgs {
     /// Serve metrics for Prometheus over HTTP, at the path /metrics of this address
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Most targets asked at once; those that failed last time get at most half of the places
+    /// Most targets asked at once; half of the places are kept for those that answer promptly
     #[arg(long, default_value_t = 32, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=1024))]
     pub(crate) at_once: u16,
     /// Ask each target so often, then end with the exit code of the worst last answer

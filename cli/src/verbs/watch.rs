@@ -70,6 +70,7 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
             Event::Asked(asked) => metrics.count(asked),
             Event::Reloaded(watched) => metrics.watching(watched),
             Event::ReloadFailed(_) => metrics.reload_failed(),
+            Event::Lacking(_) | Event::Quiet => {}
         }
         drop(metrics);
         board.take(&event);
@@ -165,6 +166,11 @@ impl Board {
                 let error = anyhow::Error::msg(causes::in_one_line(error));
                 printer::warn(&format!("the targets are watched as before: {error}"));
             }
+            Event::Lacking(lack) => printer::warn(&format!(
+                "this machine cannot ask as many targets at once ({lack}); nothing is told of \
+                 those that wait. Raise its limits (ulimit -n, ulimit -u) or lower --at-once"
+            )),
+            Event::Quiet => return,
         }
         if self.drawn {
             printer::screen(&self.table());

@@ -1,9 +1,15 @@
 //! Asks each target when its time has come, many at once and never more than allowed.
+//!
+//! Whose time has come and who gets a place is decided by [`super::places`]; here are the clock,
+//! the threads and the questions themselves. What this machine lacks for a question, a thread or
+//! a file descriptor, is told as that and never as an answer of the target.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,12 +19,22 @@ use casemate_measurements::chain::UnixTime;
 use casemate_measurements::revocation::RevocationList;
 use casemate_measurements::roots::Roots;
 
+use super::places::{End, Next, Places, Question, Terms};
 use super::targets::Watched;
 use crate::certificates::Certificates;
+use crate::fetch::{FetchError, Limits};
 use crate::verify::{Verified, Verifier, VerifyError};
 
 /// How often the flags are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a question waits that this machine had no thread or file descriptor for.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is told that something lacks.
+const REMINDER: Duration = Duration::from_mins(1);
+/// What Linux says when it has no more of something: `ENOMEM`, `ENFILE`, `EMFILE`, `ENOBUFS`.
+const LACKS: [i32; 4] = [12, 23, 24, 105];
+/// What it says when it has no more threads, `EAGAIN`; of a connection it means something else.
+const NO_THREAD: i32 = 11;
 
 /// What a question to one target came to.
 #[derive(Debug)]
@@ -108,6 +124,10 @@ pub enum Event<'a, E> {
     Reloaded(&'a [Arc<Watched>]),
     /// They were read again and refused; the old ones are watched on.
     ReloadFailed(E),
+    /// This machine has too little of something to ask: why. The questions wait.
+    Lacking(&'a io::Error),
+    /// Nothing happened for a moment.
+    Quiet,
 }
 
 /// What a watch is told from outside.
@@ -128,7 +148,8 @@ pub struct Watch {
     pub certificates: Arc<Certificates>,
     /// Revocation lists that were given by hand.
     pub revocation_lists: Arc<[RevocationList]>,
-    /// Most targets that are asked at once. Those that failed last time get at most half.
+    /// Most targets that are asked at once. Half of the places are kept for those that answer
+    /// promptly.
     pub at_once: usize,
     /// How often each target is asked; `None` without end.
     pub rounds: Option<u32>,
@@ -136,17 +157,8 @@ pub struct Watch {
     pub clock: fn() -> Result<UnixTime, VerifyError>,
 }
 
-/// What is known of one target.
-struct State {
-    watched: Arc<Watched>,
-    due: Instant,
-    failures: u32,
-    asked: u32,
-    in_flight: bool,
-}
-
 struct Done {
-    name: String,
+    id: u64,
     watched: Arc<Watched>,
     at: UnixTime,
     elapsed: Duration,
@@ -154,7 +166,11 @@ struct Done {
 }
 
 impl Watch {
-    fn question(&self, watched: &Watched) -> (UnixTime, Result<Verified, VerifyError>) {
+    fn question(
+        &self,
+        watched: &Watched,
+        limits: Limits,
+    ) -> (UnixTime, Result<Verified, VerifyError>) {
         let now = match (self.clock)() {
             Ok(now) => now,
             Err(error) => return (UnixTime(0), Err(error)),
@@ -166,7 +182,7 @@ impl Watch {
             certificates: &self.certificates,
             revocation_lists: &self.revocation_lists,
             nvattest: None,
-            limits: watched.limits,
+            limits,
             now,
         };
         (now, verifier.verify(&watched.target))
@@ -182,10 +198,12 @@ impl Watch {
         mut tell: impl FnMut(Event<'_, E>),
     ) {
         let (sender, done) = mpsc::channel();
-        let mut fleet = Fleet { watch: self, states: BTreeMap::new(), sender };
+        let places = Places::new(self.at_once, self.rounds);
+        let (watched, start) = (BTreeMap::new(), Instant::now());
+        let mut fleet = Fleet { watch: self, places, watched, sender, start, reminded: None };
         let watched = fleet.replace(targets);
         tell(Event::Reloaded(&watched));
-        while !flags.stop.load(Ordering::Relaxed) && !fleet.finished() {
+        while !flags.stop.load(Ordering::Relaxed) && !fleet.places.is_finished() {
             if flags.reload.swap(false, Ordering::Relaxed) {
                 match load() {
                     Ok(targets) => {
@@ -195,9 +213,19 @@ impl Watch {
                     Err(error) => tell(Event::ReloadFailed(error)),
                 }
             }
-            let wait = fleet.dispatch();
-            if let Some(asked) = fleet.receive(&done, wait.min(TICK)) {
-                tell(Event::Asked(&asked));
+            let (wait, lack) = fleet.dispatch();
+            if let Some(lack) = lack {
+                fleet.remind(&lack, &mut tell);
+            }
+            match done.recv_timeout(wait.min(TICK)) {
+                Ok(done) => match fleet.receive(done) {
+                    Received::Told(asked) => tell(Event::Asked(&asked)),
+                    Received::Lacking(lack) => fleet.remind(&lack, &mut tell),
+                    Received::Nothing => {}
+                },
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    tell(Event::Quiet);
+                }
             }
         }
     }
@@ -205,93 +233,113 @@ impl Watch {
 
 struct Fleet<'a> {
     watch: &'a Watch,
-    states: BTreeMap<String, State>,
+    places: Places,
+    watched: BTreeMap<String, Arc<Watched>>,
     sender: Sender<Done>,
+    start: Instant,
+    /// When it was told last that something lacks.
+    reminded: Option<Instant>,
+}
+
+/// What a question that ended came to.
+enum Received {
+    Told(Box<Asked>),
+    Lacking(io::Error),
+    Nothing,
 }
 
 impl Fleet<'_> {
     /// Watches these from now on. Who is known at the same address keeps his place.
     fn replace(&mut self, targets: Vec<Watched>) -> Vec<Arc<Watched>> {
-        let mut old = std::mem::take(&mut self.states);
-        for watched in targets.into_iter().map(Arc::new) {
-            let state = match old.remove(&watched.name) {
-                Some(state) if state.watched.target == watched.target => State { watched, ..state },
-                _ => {
-                    let due = Instant::now() + watched.pace.first(random());
-                    State { watched, due, failures: 0, asked: 0, in_flight: false }
-                }
-            };
-            self.states.insert(state.watched.name.clone(), state);
+        let mut all = Vec::new();
+        let old = std::mem::take(&mut self.watched);
+        for one in targets.into_iter().map(Arc::new) {
+            let known = old.get(&one.name).is_some_and(|old| old.target == one.target);
+            let terms = Terms { pace: one.pace, whole: one.limits.total };
+            all.push((one.name.clone(), terms, known));
+            self.watched.insert(one.name.clone(), one);
         }
-        self.states.values().map(|state| Arc::clone(&state.watched)).collect()
+        self.places.replace(self.start.elapsed(), all, random);
+        self.watched.values().map(Arc::clone).collect()
     }
 
-    fn wanted(&self, state: &State) -> bool {
-        !state.in_flight && self.watch.rounds.is_none_or(|rounds| state.asked < rounds)
-    }
-
-    fn finished(&self) -> bool {
-        !self.states.values().any(|state| state.in_flight || self.wanted(state))
-    }
-
-    /// Asks who is due and has a place; the time until someone is due next.
-    fn dispatch(&mut self) -> Duration {
-        let now = Instant::now();
+    /// Asks who is due and has a place; the time until someone is due next, and what lacked.
+    fn dispatch(&mut self) -> (Duration, Option<io::Error>) {
+        let mut lack = None;
         loop {
-            let (mut all, mut failing) = (0, 0);
-            for state in self.states.values().filter(|state| state.in_flight) {
-                all += 1;
-                failing += usize::from(state.failures > 0);
+            let now = self.start.elapsed();
+            let Question { id, name, limit } = match self.places.next(now) {
+                Next::Wait(wait) => return (wait, lack),
+                Next::Ask(question) => question,
+            };
+            let Some(watched) = self.watched.get(&name).map(Arc::clone) else { continue };
+            if let Err(error) = self.ask(id, watched, limit) {
+                self.places.put_back(now, id, PAUSE);
+                lack = Some(error);
             }
-            let half = (self.watch.at_once / 2).max(1);
-            let place =
-                |state: &State| all < self.watch.at_once && (state.failures == 0 || failing < half);
-            let due = self.states.values().filter(|state| self.wanted(state));
-            let next = due.filter(|state| place(state)).min_by_key(|state| state.due);
-            let Some(state) = next else { return TICK };
-            if state.due > now {
-                return state.due - now;
-            }
-            let watched = Arc::clone(&state.watched);
-            if let Some(state) = self.states.get_mut(&watched.name) {
-                state.in_flight = true;
-            }
-            self.ask(watched);
         }
     }
 
     /// Asks on a thread of its own.
-    fn ask(&self, watched: Arc<Watched>) {
+    fn ask(&self, id: u64, watched: Arc<Watched>, limit: Duration) -> io::Result<()> {
         let (sender, watch) = (self.sender.clone(), self.watch.clone());
-        thread::spawn(move || {
+        let question = move || {
             let start = Instant::now();
-            let (at, result) = watch.question(&watched);
-            let (name, elapsed) = (watched.name.clone(), start.elapsed());
+            let limits = Limits { total: limit, connect: watched.limits.connect.min(limit) };
+            let (at, result) = watch.question(&watched, limits);
+            let elapsed = start.elapsed();
             // Nobody listens any more once the watch ended.
-            let _ = sender.send(Done { name, watched, at, elapsed, result });
-        });
+            let _ = sender.send(Done { id, watched, at, elapsed, result });
+        };
+        thread::Builder::new().name("question".into()).spawn(question).map(drop)
     }
 
-    fn receive(&mut self, done: &Receiver<Done>, wait: Duration) -> Option<Asked> {
-        let done = match done.recv_timeout(wait) {
-            Ok(done) => done,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+    fn receive(&mut self, done: Done) -> Received {
+        let Done { id, watched, at, elapsed, result } = done;
+        let now = self.start.elapsed();
+        let end = match &result {
+            Ok(verified) if verified.verdict.is_accepted() => End::Accepted,
+            Err(VerifyError::Fetch(FetchError::Deadline { .. })) => End::TimeUp,
+            Err(error) => {
+                if let Some(lack) = lack(error) {
+                    self.places.put_back(now, id, PAUSE);
+                    return Received::Lacking(lack);
+                }
+                End::Failed
+            }
+            Ok(_) => End::Failed,
         };
-        let Done { name, watched, at, elapsed, result } = done;
-        let accepted = result.as_ref().is_ok_and(|verified| verified.verdict.is_accepted());
-        // Who is no longer watched, or elsewhere by now, is not told of.
-        let state = self.states.get_mut(&name)?;
-        if state.watched.target != watched.target {
-            return None;
+        match self.places.end(now, id, (elapsed, end), random()) {
+            Some(told) => {
+                let (failures, next) = (told.failures, told.next);
+                Received::Told(Box::new(Asked { watched, at, elapsed, result, failures, next }))
+            }
+            None => Received::Nothing,
         }
-        state.in_flight = false;
-        state.asked = state.asked.saturating_add(1);
-        state.failures = if accepted { 0 } else { state.failures.saturating_add(1) };
-        let next = state.watched.pace.delay(state.failures, random());
-        state.due = Instant::now() + next;
-        let failures = state.failures;
-        Some(Asked { watched, at, elapsed, result, failures, next })
     }
+
+    /// Tells what lacks, now and then.
+    fn remind<E>(&mut self, lack: &io::Error, tell: &mut impl FnMut(Event<'_, E>)) {
+        if self.reminded.is_none_or(|at| at.elapsed() >= REMINDER) {
+            self.reminded = Some(Instant::now());
+            tell(Event::Lacking(lack));
+        }
+    }
+}
+
+/// What this machine lacked for a question, where it was that.
+fn lack(error: &VerifyError) -> Option<io::Error> {
+    let looks_up = matches!(error, VerifyError::Fetch(FetchError::Resolve { .. }));
+    let lacks = |code: &i32| LACKS.contains(code) || (looks_up && *code == NO_THREAD);
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(code) = code.filter(lacks) {
+            return Some(io::Error::from_raw_os_error(code));
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// What spreads the questions; nothing secret depends on it.
@@ -300,5 +348,26 @@ fn random() -> u16 {
     match getrandom::fill(&mut bytes) {
         Ok(()) => u16::from_le_bytes(bytes),
         Err(_) => u16::MAX / 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_no_answer() {
+        let connect = |code: i32| {
+            let target = "vm.invalid:1".parse().unwrap();
+            let source = io::Error::from_raw_os_error(code);
+            VerifyError::Fetch(FetchError::Connect { target, source })
+        };
+        for code in LACKS {
+            assert_eq!(lack(&connect(code)).unwrap().raw_os_error(), Some(code));
+        }
+        // No answer in time, refused, and no route.
+        for code in [NO_THREAD, 111, 113] {
+            assert!(lack(&connect(code)).is_none());
+        }
     }
 }

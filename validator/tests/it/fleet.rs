@@ -107,15 +107,16 @@ fn hostile_targets_delay_nobody() {
                 assert_eq!(asked.answer(), Answer::Accepted, "{}", asked.summary());
                 good.push(start.elapsed());
             }
-            if start.elapsed() > 3 * PATIENCE {
+            if start.elapsed() > 5 * PATIENCE {
                 flags.stop.store(true, Ordering::Relaxed);
             }
         }
         Event::Reloaded(watched) => metrics.watching(watched),
         Event::ReloadFailed(error) => panic!("{error}"),
+        Event::Lacking(_) | Event::Quiet => {}
     });
     // Ended at once, although some are still being waited for.
-    assert!(start.elapsed() < 4 * PATIENCE, "{:?}", start.elapsed());
+    assert!(start.elapsed() < 6 * PATIENCE, "{:?}", start.elapsed());
     // Nobody who is good ever waited as long as a hung one takes.
     let mut last = Duration::ZERO;
     for at in &good {
@@ -204,6 +205,7 @@ fn rounds_end_by_themselves_and_targets_are_exchanged() {
                 metrics.count(asked);
                 events.push(format!("{} {}", asked.watched.name, asked.answer().name()));
             }
+            Event::Lacking(_) | Event::Quiet => {}
         },
     );
     let expected =
