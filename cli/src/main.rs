@@ -1,6 +1,7 @@
 //! The command line of casemate: parses what was typed, calls a library, prints the result.
 
 mod args;
+mod feed;
 mod outcome;
 mod printer;
 mod progress;

@@ -62,7 +62,13 @@ pub(crate) fn of_error(error: &anyhow::Error) -> ExitCode {
 
 /// Prints what clap has to say: help and version are no errors, the rest is usage and so 1.
 pub(crate) fn of_usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match printer::line(error.render().ansi().to_string().trim_end()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => of_error(&error.into()),
+        };
+    }
     // There is nowhere left to say that standard error is closed.
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS }
+    ExitCode::from(1)
 }

@@ -1,8 +1,10 @@
 //! The one place that writes to the terminal: standard output is data, standard error is talk.
 //!
-//! Colour only on a terminal and never with `NO_COLOR`; everything is readable without it.
+//! Colour only on a terminal and never with `NO_COLOR`; everything is readable without it. Data
+//! that cannot be written is an error of whatever was asked; talk that cannot is lost.
 
-use anstream::{eprintln, println};
+use std::io::Write as _;
+
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
@@ -32,56 +34,66 @@ pub(crate) fn toned(tone: Tone, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// Standard output cannot be written: it is full, or whoever read it is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+pub(crate) struct OutputError(std::io::Error);
+
+/// Writes data, all of it now: what stays in a buffer could be lost in silence.
+fn put(bytes: &[u8]) -> Result<(), OutputError> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(OutputError)
+}
+
 /// A line of data.
-pub(crate) fn line(text: &str) {
-    println!("{text}");
+pub(crate) fn line(text: &str) -> Result<(), OutputError> {
+    put(format!("{text}\n").as_bytes())
 }
 
 /// Data as JSON, one document.
-pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), serde_json::Error> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string_pretty(value)?)?)
 }
 
-/// Data as JSON, one document on a line. A reader that went away ends the program elsewhere.
-pub(crate) fn json_line<T: Serialize>(value: &T) {
-    println!("{}", serde_json::to_string(value).unwrap_or_default());
+/// Data as JSON, one document on a line.
+pub(crate) fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string(value)?)?)
 }
 
 /// Takes the whole terminal for `text`.
-pub(crate) fn screen(text: &str) {
-    println!("\u{1b}[H\u{1b}[2J{text}");
+pub(crate) fn screen(text: &str) -> Result<(), OutputError> {
+    line(&format!("\u{1b}[H\u{1b}[2J{text}"))
 }
 
 /// Raw bytes of data.
-pub(crate) fn raw(bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    std::io::stdout().lock().write_all(bytes)
+pub(crate) fn raw(bytes: &[u8]) -> Result<(), OutputError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(OutputError)
 }
 
-/// A line of talk.
+/// A line of talk. There is nowhere left to say that standard error is full or closed.
 pub(crate) fn say(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// A warning.
 pub(crate) fn warn(text: &str) {
-    eprintln!("{WARN}warning:{WARN:#} {text}");
+    say(&format!("{WARN}warning:{WARN:#} {text}"));
 }
 
 /// An error with its causes, each once, and a hint where there is one.
 pub(crate) fn error(error: &anyhow::Error, hint: Option<&str>) {
-    eprintln!("{BAD}error:{BAD:#} {error}");
+    say(&format!("{BAD}error:{BAD:#} {error}"));
     let mut said = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
         if !said.contains(&text) {
-            eprintln!("{DIM}caused by:{DIM:#} {text}");
+            say(&format!("{DIM}caused by:{DIM:#} {text}"));
             said = text;
         }
     }
     if let Some(hint) = hint {
-        eprintln!("{GOOD}hint:{GOOD:#} {hint}");
+        say(&format!("{GOOD}hint:{GOOD:#} {hint}"));
     }
 }
 

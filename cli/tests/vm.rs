@@ -11,9 +11,13 @@ mod release;
 #[path = "../../validator/tests/it/support.rs"]
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use casemate_launcher::authority::{Authority, ROOT_FILE};
 use casemate_measurements::binding::{self, Binding};
@@ -36,6 +40,8 @@ const HOST_KEY: &str =
 struct Scene {
     dir: tempfile::TempDir,
     vm: Target,
+    /// How often the VM was asked.
+    asked: Arc<AtomicUsize>,
 }
 
 fn manifest() -> Manifest {
@@ -47,8 +53,8 @@ fn authority() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("casemate/simulated")
 }
 
-/// Serves evidence of a VM that lets `keys` in.
-fn serve(keys: Vec<String>) -> Target {
+/// Serves evidence of a VM that lets `keys` in, and counts how often.
+fn serve(keys: Vec<String>, asked: Arc<AtomicUsize>) -> Target {
     let tcb = Tcb::from_raw(Unsigned::genoa().tcb, Product::Genoa).unwrap();
     let chip = Authority::open_or_make(&authority()).unwrap().chip(tcb).unwrap();
     let identity = Identity::new();
@@ -87,6 +93,7 @@ fn serve(keys: Vec<String>) -> Target {
         let body = serde_json::to_vec(&evidence).unwrap();
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         finish(stream, &[head.as_bytes(), &body].concat());
+        asked.fetch_add(1, Ordering::Relaxed);
     })
 }
 
@@ -99,7 +106,26 @@ impl Scene {
         let bytes = manifest().to_bytes().unwrap();
         fs::write(dir.path().join("release").join(manifest::FILE_NAME), bytes).unwrap();
         let keys = names.iter().map(|name| key_pair(dir.path(), name)).collect();
-        Self { vm: serve(keys), dir }
+        let asked = Arc::default();
+        Self { vm: serve(keys, Arc::clone(&asked)), dir, asked }
+    }
+
+    /// `casemate verify --watch` of the VM.
+    fn watch(&self, rounds: &str) -> Command {
+        let policy = "schema = 1\nallow = [\"stock-host\", \"no-revocation-list\"]\n";
+        fs::write(self.path("policy.toml"), policy).unwrap();
+        let targets = format!(
+            "schema = 1\ninterval_seconds = 1\nreleases = [\"release\"]\npolicy = \"policy.toml\"\n\
+             [[target]]\nname = \"vm\"\naddress = \"{}\"\n",
+            self.vm
+        );
+        fs::write(self.path("targets.toml"), targets).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
+        command.args(["verify", "--watch", "--offline", "--rounds", rounds]);
+        command.arg(self.path("targets.toml"));
+        command.arg("--trust-simulated").arg(authority().join(ROOT_FILE));
+        command.env("XDG_CACHE_HOME", self.path("cache")).stdin(Stdio::null());
+        command
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -188,4 +214,55 @@ fn keys_in_the_users_own_folder_are_his_own() {
     fs::remove_dir_all(scene.path("home/.ssh")).unwrap();
     let said = scene.ssh(3, &[]);
     assert!(said.contains("0 of your own keys") && said.contains("2 of 2 are others"), "{said}");
+}
+
+/// What is refused: a full disk, and a pipe without a reader.
+fn refusals() -> [Stdio; 2] {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    [full.into(), writer.into()]
+}
+
+#[test]
+fn a_verdict_that_cannot_be_printed_is_exit_1() {
+    let scene = Scene::new(&["tenant"]);
+    for refused in refusals() {
+        let output = scene.command("verify").stdout(refused).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("error: cannot write to standard output"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    for refused in refusals() {
+        let output = scene.watch("1000").stdout(refused).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let errors = said.lines().filter(|line| !line.starts_with("watching"));
+        assert!(errors.clone().all(|line| line.starts_with("error: cannot write")), "{said}");
+        assert_eq!(errors.count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_fleet_is_verified_although_nobody_reads_the_answers() {
+    let scene = Scene::new(&["tenant"]);
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    // All that a pipe of Linux takes, so that the first line has to wait.
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut watch = scene.watch("3").stdout(writer).spawn().unwrap();
+    let start = Instant::now();
+    while scene.asked.load(Ordering::Relaxed) < 3 {
+        let asked = scene.asked.load(Ordering::Relaxed);
+        if start.elapsed() > Duration::from_mins(2) {
+            watch.kill().unwrap();
+            panic!("asked {asked} times, then no more");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Who reads late misses nothing.
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    assert_eq!(said.trim_start().lines().count(), 3, "{said}");
+    assert_eq!(watch.wait().unwrap().code(), Some(0), "{said}");
 }

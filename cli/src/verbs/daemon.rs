@@ -182,7 +182,7 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Outcome> {
     let view = heard(client.status(&name))?;
     match args.output.format {
         Format::Json => printer::json(&view)?,
-        Format::Table => printer::line(&text(&view)),
+        Format::Table => printer::line(&text(&view))?,
     }
     Ok(Outcome::Done)
 }
@@ -248,7 +248,7 @@ pub(crate) fn events(args: &EventsArgs) -> anyhow::Result<Outcome> {
             Format::Json => printer::json(&events)?,
             Format::Table => {
                 let headings = ["NUMBER>", "TIME", "VM", "EVENT", ""];
-                printer::line(&printer::table(&headings, events.iter().map(event_row)));
+                printer::line(&printer::table(&headings, events.iter().map(event_row)))?;
             }
         }
         return Ok(Outcome::Done);
@@ -257,13 +257,13 @@ pub(crate) fn events(args: &EventsArgs) -> anyhow::Result<Outcome> {
         for event in events {
             last = event.id;
             match args.output.format {
-                Format::Json => printer::json_line(&event),
+                Format::Json => printer::json_line(&event)?,
                 Format::Table => {
                     let row = event_row(&event);
                     printer::line(&format!(
                         "{}  {:<20}  {:<13}  {}",
                         row[1], row[2], row[3], row[4]
-                    ));
+                    ))?;
                 }
             }
         }

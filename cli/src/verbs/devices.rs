@@ -92,7 +92,7 @@ pub(crate) fn list(args: &DevicesArgs) -> anyhow::Result<Outcome> {
         Format::Table if rows.is_empty() => printer::say("this host has no NVIDIA GPU"),
         Format::Table => {
             let headings = ["ADDRESS", "FAMILY", "MODE", "DRIVER", "NODE>", "STATE", "WHO OR WHY"];
-            printer::line(&printer::table(&headings, rows.iter().map(Row::cells)));
+            printer::line(&printer::table(&headings, rows.iter().map(Row::cells)))?;
         }
     }
     Ok(Outcome::Done)
@@ -140,7 +140,7 @@ pub(crate) fn prepare(args: &PrepareArgs) -> anyhow::Result<Outcome> {
                 let bound = if one.was_bound { "bound" } else { "as it was" };
                 vec![one.address.to_string(), mode, set.into(), bound.into()]
             });
-            printer::line(&printer::table(&["ADDRESS", "MODE", "", "VFIO-PCI"], rows));
+            printer::line(&printer::table(&["ADDRESS", "MODE", "", "VFIO-PCI"], rows))?;
         }
     }
     Ok(Outcome::Done)
@@ -160,7 +160,7 @@ pub(crate) fn release(args: &PrepareArgs) -> anyhow::Result<Outcome> {
                 let driver = one.driver.clone().unwrap_or_else(|| "-".into());
                 vec![one.address.to_string(), driver]
             });
-            printer::line(&printer::table(&["ADDRESS", "DRIVER"], rows));
+            printer::line(&printer::table(&["ADDRESS", "DRIVER"], rows))?;
         }
     }
     Ok(Outcome::Done)

@@ -26,7 +26,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Outcome> {
     let explained = explain::explain(&args.measurement, &known, jobs);
     match args.output.format {
         Format::Json => printer::json(&explained)?,
-        Format::Table => printer::line(&text(&explained)),
+        Format::Table => printer::line(&text(&explained))?,
     }
     let found = explained.found.is_some();
     Ok(if found { Outcome::Done } else { Outcome::Refused(UNEXPLAINED) })

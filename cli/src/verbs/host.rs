@@ -23,7 +23,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<Outcome> {
     let diagnosis = doctor::examine(&host, &Profiles::shipped()?);
     match args.output.format {
         Format::Json => printer::json(&diagnosis)?,
-        Format::Table => printer::line(&text(&diagnosis, args.all)),
+        Format::Table => printer::line(&text(&diagnosis, args.all))?,
     }
     Ok(if diagnosis.is_fit() { Outcome::Done } else { Outcome::Refused(NOT_FIT) })
 }

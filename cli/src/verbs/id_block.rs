@@ -51,7 +51,7 @@ fn keygen(args: &KeygenArgs) -> anyhow::Result<Outcome> {
             printer::line(&format!(
                 "private key  {private}\npublic key   {public}\nkey digest   {}",
                 made.digest
-            ));
+            ))?;
         }
     }
     Ok(Outcome::Done)
@@ -216,7 +216,7 @@ fn readable(id: &[u8; 16]) -> String {
 fn print(summary: &Summary, format: Format) -> anyhow::Result<()> {
     match format {
         Format::Json => printer::json(summary)?,
-        Format::Table => printer::line(&summary.text()?),
+        Format::Table => printer::line(&summary.text()?)?,
     }
     Ok(())
 }

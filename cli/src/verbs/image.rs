@@ -33,7 +33,7 @@ pub(crate) fn lock(args: &LockArgs) -> anyhow::Result<Outcome> {
     let summary = lock::lock(&args.dir, &options, &Bars::new())?;
     match args.output.format {
         Format::Json => printer::json(&summary)?,
-        Format::Table => printer::line(summary.to_string().trim_end()),
+        Format::Table => printer::line(summary.to_string().trim_end())?,
     }
     Ok(Outcome::Done)
 }
@@ -44,7 +44,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<Outcome> {
         let plan = build::plan(&args.dir, args.platform)?;
         match args.format {
             Format::Json => printer::json(&plan)?,
-            Format::Table => printer::line(plan.to_string().trim_end()),
+            Format::Table => printer::line(plan.to_string().trim_end())?,
         }
         return Ok(Outcome::Done);
     }
@@ -71,7 +71,7 @@ pub(crate) fn build(args: &BuildArgs) -> anyhow::Result<Outcome> {
     let report = build::build(&args.dir, &options, &bars)?;
     match args.format {
         Format::Json => printer::json(&Built::new(&report))?,
-        Format::Table => printer::line(&table(&report)),
+        Format::Table => printer::line(&table(&report))?,
     }
     if args.platform == Platform::Simulated {
         printer::warn("this release is for the SIMULATED platform: its VMs prove nothing");
@@ -84,7 +84,7 @@ pub(crate) fn diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     let report = diff::diff(&args.a, &args.b)?;
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(report.to_string().trim_end()),
+        Format::Table => printer::line(report.to_string().trim_end())?,
     }
     Ok(if report.identical() { Outcome::Done } else { Outcome::Refused(3) })
 }

@@ -98,7 +98,7 @@ pub(crate) fn export(args: &ExportInputsArgs) -> anyhow::Result<Outcome> {
     };
     match args.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.reference),
+        Format::Table => printer::line(&report.reference)?,
     }
     Ok(Outcome::Done)
 }

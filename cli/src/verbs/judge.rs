@@ -85,7 +85,7 @@ fn report(args: &VerifyReportArgs) -> anyhow::Result<Outcome> {
         Format::Json => printer::json(&verdict)?,
         Format::Table => {
             let (checks, code) = (verdict.checks(), verdict.exit_code());
-            printer::line(&text(checks, code, simulated, verdict.summary()));
+            printer::line(&text(checks, code, simulated, verdict.summary()))?;
         }
     }
     Ok(outcome(verdict.exit_code()))
@@ -112,7 +112,7 @@ fn gpu(args: &VerifyGpuArgs) -> anyhow::Result<Outcome> {
     match args.output.format {
         Format::Json => printer::json(&verdict)?,
         Format::Table => {
-            printer::line(&text(verdict.checks(), verdict.exit_code(), false, verdict.summary()));
+            printer::line(&text(verdict.checks(), verdict.exit_code(), false, verdict.summary()))?;
         }
     }
     Ok(outcome(verdict.exit_code()))
@@ -124,7 +124,7 @@ fn vm(args: &JudgeArgs, sign: &SignVerdictArgs, output: OutputArgs) -> anyhow::R
     };
     match output.format {
         Format::Json => printer::json(&verified.verdict)?,
-        Format::Table => printer::line(&text_of(&verified.verdict)),
+        Format::Table => printer::line(&text_of(&verified.verdict))?,
     }
     verdict::sign(sign, args, &verified)?;
     hint(&verified.verdict, &args.release);

@@ -12,7 +12,7 @@ use crate::printer;
 /// Prints a commented strict policy.
 pub(crate) fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
     let release = args.release.as_deref().map(release::read).transpose()?;
-    printer::line(PolicyFile::template(release.as_ref()).trim_end());
+    printer::line(PolicyFile::template(release.as_ref()).trim_end())?;
     Ok(Outcome::Done)
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
                 let words = [line.field, line.accepts.as_str(), open, line.source.as_str()];
                 words.map(str::to_owned).to_vec()
             });
-            printer::line(&printer::table(&["FIELD", "ACCEPTS", "", "FROM"], rows));
+            printer::line(&printer::table(&["FIELD", "ACCEPTS", "", "FROM"], rows))?;
         }
     }
     Ok(Outcome::Done)

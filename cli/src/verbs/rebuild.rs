@@ -50,14 +50,14 @@ pub(crate) fn rebuild(args: &RebuildArgs) -> anyhow::Result<Outcome> {
     let rebuilt = Rebuilt { same, manifest_sha256: expected, found_sha256: found, differences };
     match (args.format, &rebuilt.differences) {
         (Format::Json, _) => printer::json(&rebuilt)?,
-        (Format::Table, Some(report)) => printer::line(report.to_string().trim_end()),
+        (Format::Table, Some(report)) => printer::line(report.to_string().trim_end())?,
         (Format::Table, None) => {
             let named = &release.manifest().release;
             let text = format!(
                 "{} {} comes out the same, byte by byte: manifest {found}",
                 named.name, named.version
             );
-            printer::line(&printer::toned(Tone::Good, &text));
+            printer::line(&printer::toned(Tone::Good, &text))?;
         }
     }
     Ok(if same { Outcome::Done } else { Outcome::Refused(DIFFERS) })

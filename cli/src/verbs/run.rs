@@ -70,7 +70,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let plan = LaunchPlan::new(&release, &request, &host, &paths).map_err(hinted)?;
     if args.plan {
         match args.output.format {
-            Format::Table => printer::line(plan.to_string().trim_end()),
+            Format::Table => printer::line(plan.to_string().trim_end())?,
             Format::Json => printer::json(&plan)?,
         }
         return Ok(Outcome::Done);
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let report = Report::new(&state, release.dir());
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.text()),
+        Format::Table => printer::line(&report.text())?,
     }
     Ok(Outcome::Done)
 }
@@ -342,7 +342,7 @@ pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<Outcome> {
         match args.output.format {
             Format::Json => printer::json(&views)?,
             Format::Table => {
-                printer::line(&printer::table(&headings, views.iter().map(daemon::row)));
+                printer::line(&printer::table(&headings, views.iter().map(daemon::row)))?;
             }
         }
         return Ok(Outcome::Done);
@@ -350,7 +350,7 @@ pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<Outcome> {
     let listed = casemate_launcher::list(&StateRoot::from_environment()?)?;
     match args.output.format {
         Format::Json => printer::json(&listed)?,
-        Format::Table => printer::line(&printer::table(&headings, listed.iter().map(row))),
+        Format::Table => printer::line(&printer::table(&headings, listed.iter().map(row)))?,
     }
     Ok(Outcome::Done)
 }
@@ -372,7 +372,7 @@ pub(super) fn status_alone(name: &VmName, args: &StatusArgs) -> anyhow::Result<O
                 lines.push(format!("{:<12} {}", "measurement", state.digest));
                 lines.push(format!("{:<12} {}", "host data", state.host_data));
             }
-            printer::line(&lines.join("\n"));
+            printer::line(&lines.join("\n"))?;
         }
     }
     Ok(Outcome::Done)
@@ -432,7 +432,7 @@ pub(crate) fn simulated_root(output: OutputArgs) -> anyhow::Result<Outcome> {
     let path = dir.join(ROOT_FILE).display().to_string();
     match output.format {
         Format::Json => printer::json(&Root { simulated: true, path })?,
-        Format::Table => printer::line(&path),
+        Format::Table => printer::line(&path)?,
     }
     Ok(Outcome::Done)
 }

@@ -27,7 +27,7 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<Outcome> {
             UnitFile::Sysusers => SYSUSERS,
             UnitFile::Udev => UDEV,
         };
-        printer::line(text.trim_end());
+        printer::line(text.trim_end())?;
         return Ok(Outcome::Done);
     }
     let root = StateRoot::from_environment()?;
@@ -79,7 +79,7 @@ pub(crate) fn publish(args: &PublishArgs) -> anyhow::Result<Outcome> {
             let (name, version) = (&manifest.release.name, &manifest.release.version);
             let yaml = sek8s_yaml(Subject { name, version }, &rows)
                 .hint("the manifest lists no launch with so many vCPUs")?;
-            printer::line(yaml.trim_end());
+            printer::line(yaml.trim_end())?;
         }
     }
     Ok(Outcome::Done)

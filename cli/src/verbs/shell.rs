@@ -14,7 +14,7 @@ use crate::printer;
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<Outcome> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "casemate", &mut script);
-    printer::raw(&script).context("cannot write the completion script")?;
+    printer::raw(&script)?;
     Ok(Outcome::Done)
 }
 

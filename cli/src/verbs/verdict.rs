@@ -61,11 +61,11 @@ pub(crate) fn verify(args: &VerdictVerifyArgs) -> anyhow::Result<Outcome> {
                 || (String::new(), String::new()),
                 |(name, hash)| (name.escape_debug().to_string(), hash.to_string()),
             );
-            printer::line(&judge::text_of(verdict));
-            printer::line(&format!("target    {target}"));
-            printer::line(&format!("evidence  {evidence}"));
-            printer::line(&format!("verifier  {}", statement.verifier().escape_debug()));
-            printer::line(&format!("judged    {}", statement.time().escape_debug()));
+            printer::line(&judge::text_of(verdict))?;
+            printer::line(&format!("target    {target}"))?;
+            printer::line(&format!("evidence  {evidence}"))?;
+            printer::line(&format!("verifier  {}", statement.verifier().escape_debug()))?;
+            printer::line(&format!("judged    {}", statement.time().escape_debug()))?;
         }
     }
     Ok(match verdict.exit_code() {

@@ -7,7 +7,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use casemate_measurements::appraisal::{CheckName, KnownRelease};
@@ -21,9 +21,17 @@ use serde::Serialize;
 
 use super::judge;
 use crate::args::{Format, WatchArgs};
+use crate::feed::Feed;
 use crate::outcome::Outcome;
-use crate::printer::{self, Tone};
+use crate::printer::{self, OutputError, Tone};
 use crate::verbs::release as signed;
+
+/// The shortest time between two drawings of the table.
+const REDRAW: Duration = Duration::from_millis(250);
+/// Most rows of it.
+const MOST_ROWS: usize = 200;
+/// How long a watch that was told to end waits for its output to be read.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Watches until told to end.
 pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
@@ -62,8 +70,9 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
         rounds: args.rounds,
         clock: verify::now,
     };
-    let mut board = Board::new(args.output.format);
-    let _changes = follow(&args.targets, &flags);
+    let feed = Feed::start(Arc::clone(&flags.stop)).context("cannot start a thread")?;
+    let mut board = Board::new(args.output.format, feed);
+    follow(&args.targets, &flags).context("cannot start a thread")?;
     watch.run(all, &flags, load, |event| {
         let mut metrics = metrics.lock().unwrap_or_else(PoisonError::into_inner);
         match &event {
@@ -75,14 +84,15 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Outcome> {
         drop(metrics);
         board.take(&event);
     });
-    if flags.stop.load(Ordering::Relaxed) {
-        return Ok(Outcome::Done);
-    }
-    Ok(board.outcome())
+    let stopped = flags.stop.load(Ordering::Relaxed);
+    let outcome = if stopped { Outcome::Done } else { board.outcome() };
+    // Who says that it shall end does not wait for a reader who does not read.
+    board.end(stopped.then_some(GOODBYE))?;
+    Ok(outcome)
 }
 
 /// Asks for a reload whenever the file has changed.
-fn follow(path: &Path, flags: &Flags) -> std::thread::JoinHandle<()> {
+fn follow(path: &Path, flags: &Flags) -> std::io::Result<()> {
     let (path, stop, reload) =
         (path.to_owned(), Arc::clone(&flags.stop), Arc::clone(&flags.reload));
     let state = move || -> Option<(SystemTime, u64)> {
@@ -90,7 +100,7 @@ fn follow(path: &Path, flags: &Flags) -> std::thread::JoinHandle<()> {
         Some((metadata.modified().ok()?, metadata.len()))
     };
     let mut last = state();
-    std::thread::spawn(move || {
+    let look = move || {
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(500));
             let now = state();
@@ -100,7 +110,8 @@ fn follow(path: &Path, flags: &Flags) -> std::thread::JoinHandle<()> {
                 reload.store(true, Ordering::Relaxed);
             }
         }
-    })
+    };
+    std::thread::Builder::new().name("targets".into()).spawn(look).map(drop)
 }
 
 /// A line for machines.
@@ -149,13 +160,17 @@ struct Row {
 struct Board {
     rows: BTreeMap<String, Row>,
     format: Format,
+    feed: Feed,
     drawn: bool,
+    /// When the table was drawn last, and whether something changed since.
+    at: Option<Instant>,
+    changed: bool,
 }
 
 impl Board {
-    fn new(format: Format) -> Self {
+    fn new(format: Format, feed: Feed) -> Self {
         let drawn = format == Format::Table && std::io::stdout().is_terminal();
-        Self { rows: BTreeMap::new(), format, drawn }
+        Self { rows: BTreeMap::new(), format, feed, drawn, at: None, changed: false }
     }
 
     fn take(&mut self, event: &Event<'_, TargetsError>) {
@@ -170,11 +185,24 @@ impl Board {
                 "this machine cannot ask as many targets at once ({lack}); nothing is told of \
                  those that wait. Raise its limits (ulimit -n, ulimit -u) or lower --at-once"
             )),
-            Event::Quiet => return,
+            Event::Quiet => {}
         }
-        if self.drawn {
-            printer::screen(&self.table());
+        if self.drawn && self.changed && self.at.is_none_or(|at| at.elapsed() >= REDRAW) {
+            self.draw();
         }
+    }
+
+    fn draw(&mut self) {
+        self.feed.screen(self.table());
+        (self.at, self.changed) = (Some(Instant::now()), false);
+    }
+
+    /// Has the rest written.
+    fn end(mut self, patience: Option<Duration>) -> Result<(), OutputError> {
+        if self.drawn && self.changed {
+            self.draw();
+        }
+        self.feed.end(patience)
     }
 
     fn watching(&mut self, watched: &[Arc<Watched>]) {
@@ -187,6 +215,7 @@ impl Board {
             let new = Row { address, answer: None, time, accepted, seconds, summary };
             self.rows.insert(one.name.clone(), row.unwrap_or(new));
         }
+        self.changed = true;
         if !self.drawn {
             printer::say(&format!("watching {} targets", watched.len()));
         }
@@ -194,11 +223,13 @@ impl Board {
 
     fn asked(&mut self, asked: &Asked) {
         let line = Line::new(asked);
+        self.changed = true;
         if self.format == Format::Json {
-            printer::json_line(&line);
+            // Strings and numbers are written without fail.
+            self.feed.line(serde_json::to_string(&line).unwrap_or_default());
         } else if !self.drawn {
             let Line { time, target, answer, seconds, summary, .. } = &line;
-            printer::line(&format!("{time} {target} {answer} {seconds:.2} s: {summary}"));
+            self.feed.line(format!("{time} {target} {answer} {seconds:.2} s: {summary}"));
         }
         if let Some(row) = self.rows.get_mut(&asked.watched.name) {
             row.answer = Some(asked.answer());
@@ -211,27 +242,40 @@ impl Board {
         }
     }
 
+    /// The table: of many targets those first that are not accepted, and no more than can be read.
     fn table(&self) -> String {
         let headings = ["TARGET", "ADDRESS", "ANSWER", "SECONDS>", "ASKED", "LAST ACCEPTED", ""];
-        let rows = self.rows.iter().map(|(name, row)| {
+        let mut all: Vec<(&String, &Row)> = self.rows.iter().collect();
+        if all.len() > MOST_ROWS {
+            all.sort_by_key(|(_, row)| match row.answer {
+                Some(Answer::Accepted) => 2,
+                None => 1,
+                Some(_) => 0,
+            });
+        }
+        let more = all.len().saturating_sub(MOST_ROWS);
+        all.truncate(MOST_ROWS);
+        let rows = all.iter().map(|(name, row)| {
             let answer = row.answer.map_or("", Answer::name).to_owned();
             let summary: String = row.summary.chars().take(60).collect();
             let Row { address, seconds, time, accepted, .. } = row;
             let [address, seconds, time, accepted] =
                 [address, seconds, time, accepted].map(String::clone);
-            vec![name.clone(), address, answer, seconds, time, accepted, summary]
+            vec![(*name).clone(), address, answer, seconds, time, accepted, summary]
         });
         let table = printer::table(&headings, rows);
-        let toned = table.lines().enumerate().map(|(at, line)| {
-            let row = at.checked_sub(1).and_then(|at| self.rows.values().nth(at));
-            match row.and_then(|row| row.answer) {
-                Some(Answer::Accepted) => printer::toned(Tone::Good, line),
-                Some(Answer::Unreachable) => printer::toned(Tone::Warn, line),
-                Some(_) => printer::toned(Tone::Bad, line),
-                None => line.to_owned(),
-            }
+        let answers = std::iter::once(None).chain(all.iter().map(|(_, row)| row.answer));
+        let toned = table.lines().zip(answers).map(|(line, answer)| match answer {
+            Some(Answer::Accepted) => printer::toned(Tone::Good, line),
+            Some(Answer::Unreachable) => printer::toned(Tone::Warn, line),
+            Some(_) => printer::toned(Tone::Bad, line),
+            None => line.to_owned(),
         });
-        toned.collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<String> = toned.collect();
+        if more > 0 {
+            lines.push(format!("and {more} more"));
+        }
+        lines.join("\n")
     }
 
     /// The worst of what was seen last: not genuine, not acceptable, then not reached.

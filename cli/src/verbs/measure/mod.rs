@@ -46,7 +46,7 @@ pub(crate) fn digest(args: &DigestArgs) -> anyhow::Result<Outcome> {
     let rows = rows(&measured, &[shape])?;
     if args.format == MeasureFormat::Table {
         for row in &rows {
-            printer::line(&row.measurement.to_string());
+            printer::line(&row.measurement.to_string())?;
         }
         return Ok(Outcome::Done);
     }
@@ -113,7 +113,7 @@ fn print(
         version: &release.version,
     });
     match format {
-        MeasureFormat::Table => printer::line(&table(rows)),
+        MeasureFormat::Table => printer::line(&table(rows))?,
         MeasureFormat::Json => printer::json(&Digests {
             schema: 1,
             release: release.map(|release| format!("{} {}", release.name, release.version)),
@@ -121,8 +121,8 @@ fn print(
             kernel_hashes: measured.law.kernel_hashes,
             reference_values: rows,
         })?,
-        MeasureFormat::Sek8sYaml => printer::line(export::sek8s_yaml(subject, rows)?.trim_end()),
-        MeasureFormat::Rvps => printer::line(&export::rvps(subject, rows)?),
+        MeasureFormat::Sek8sYaml => printer::line(export::sek8s_yaml(subject, rows)?.trim_end())?,
+        MeasureFormat::Rvps => printer::line(&export::rvps(subject, rows)?)?,
         MeasureFormat::Corim => {
             if std::io::stdout().is_terminal() {
                 bail!("CoRIM is binary: send standard output to a file");

@@ -60,7 +60,7 @@ pub(crate) fn verify(args: &VerifyManifestArgs) -> anyhow::Result<Outcome> {
     let report = report(&manifest, path.parent().unwrap_or(Path::new(".")))?;
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.text()),
+        Format::Table => printer::line(&report.text())?,
     }
     Ok(if report.agrees { Outcome::Done } else { Outcome::Refused(DISAGREES) })
 }

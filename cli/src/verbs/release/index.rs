@@ -230,7 +230,7 @@ fn print(file: &IndexFile, output: OutputArgs) -> anyhow::Result<Outcome> {
     let index = file.index();
     match output.format {
         Format::Json => printer::json(&Shown { sha256: file.sha256(), index })?,
-        Format::Table => printer::line(&text(index)),
+        Format::Table => printer::line(&text(index))?,
     }
     Ok(Outcome::Done)
 }

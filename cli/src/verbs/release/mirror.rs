@@ -76,7 +76,7 @@ pub(crate) fn mirror(args: &ReleaseMirrorArgs) -> anyhow::Result<Outcome> {
     };
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.reference),
+        Format::Table => printer::line(&report.reference)?,
     }
     Ok(Outcome::Done)
 }

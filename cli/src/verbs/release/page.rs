@@ -29,6 +29,6 @@ pub(crate) fn page(args: &ReleasePageArgs) -> anyhow::Result<Outcome> {
     let (policy, module) = (policy.as_ref(), module.as_ref());
     let files = page::render(&Site { releases: &releases, policy, index, module });
     page::write(&args.output, &files)?;
-    printer::line(&args.output.join("index.html").display().to_string());
+    printer::line(&args.output.join("index.html").display().to_string())?;
     Ok(Outcome::Done)
 }

@@ -69,7 +69,7 @@ pub(crate) fn publish(args: &ReleasePublishArgs) -> anyhow::Result<Outcome> {
     };
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.reference),
+        Format::Table => printer::line(&report.reference)?,
     }
     Ok(Outcome::Done)
 }
@@ -91,7 +91,7 @@ fn publish_index(args: &ReleasePublishArgs) -> anyhow::Result<Outcome> {
     };
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.reference),
+        Format::Table => printer::line(&report.reference)?,
     }
     Ok(Outcome::Done)
 }

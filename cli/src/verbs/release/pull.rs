@@ -70,7 +70,7 @@ pub(crate) fn pull(args: &ReleasePullArgs) -> anyhow::Result<Outcome> {
     };
     match args.output.format {
         Format::Json => printer::json(&report)?,
-        Format::Table => printer::line(&report.reference),
+        Format::Table => printer::line(&report.reference)?,
     }
     if following.signers.is_none() {
         printer::say(

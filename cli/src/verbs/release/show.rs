@@ -38,7 +38,7 @@ pub(crate) fn show(args: &ReleaseShowArgs) -> anyhow::Result<Outcome> {
     }
     match args.output.format {
         Format::Json => printer::json(&shown)?,
-        Format::Table => printer::line(&shown.text()),
+        Format::Table => printer::line(&shown.text())?,
     }
     Ok(Outcome::Done)
 }

@@ -32,7 +32,7 @@ pub(crate) fn keygen(args: &ReleaseKeygenArgs) -> anyhow::Result<Outcome> {
             "private key  {}\npublic key   {}\nSHA-256      {sha256}",
             private.display(),
             public.display()
-        )),
+        ))?,
         Format::Json => printer::json(&Made { private, public, sha256 })?,
     }
     Ok(Outcome::Done)
@@ -48,7 +48,7 @@ pub(crate) fn public_key(args: &ReleasePublicKeyArgs) -> anyhow::Result<Outcome>
     let key = signer::key(&args.key)?;
     let public = Public { pem: key.public().to_pem()?, sha256: *key.public().sha256() };
     match args.output.format {
-        Format::Table => printer::line(public.pem.trim_end()),
+        Format::Table => printer::line(public.pem.trim_end())?,
         Format::Json => printer::json(&public)?,
     }
     Ok(Outcome::Done)
@@ -78,7 +78,7 @@ pub(crate) fn attest(args: &ReleaseAttestArgs) -> anyhow::Result<Outcome> {
     rebuilt.check_files()?;
     if published.manifest_sha256() != rebuilt.manifest_sha256() {
         let report = diff::diff(&args.release, &args.rebuilt)?;
-        printer::line(report.to_string().trim_end());
+        printer::line(report.to_string().trim_end())?;
         printer::say("nothing was signed: the release that you built is another one");
         return Ok(Outcome::Refused(DIFFERS));
     }
@@ -110,7 +110,7 @@ fn print(
             ];
             let files = signed.files.iter();
             lines.extend(files.map(|path| format!("written   {}", path.display())));
-            printer::line(&lines.join("\n"));
+            printer::line(&lines.join("\n"))?;
         }
     }
     Ok(Outcome::Done)

@@ -29,7 +29,7 @@ pub(crate) fn verify(args: &ReleaseVerifyArgs) -> anyhow::Result<Outcome> {
     let shown = Shown::new(&release, &verified);
     match args.output.format {
         Format::Json => printer::json(&shown)?,
-        Format::Table => printer::line(&shown.text()),
+        Format::Table => printer::line(&shown.text())?,
     }
     if !verified.is_trusted() {
         return Ok(Outcome::Refused(NOT_TRUSTED));
