@@ -29,6 +29,56 @@ fn a_clock_that_stepped_delays_no_restart_beyond_the_longest_pause() {
     assert_eq!(bench.until("vm-1", Doing::Running).restarts, 1);
 }
 
+/// A library that shows a process the time that a file names, as `+1d`.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// Steps of the clock while the daemon runs: back by a day while a VM waits, which must not wait for
+/// that day, and forward by one while a VM runs, which has not run for that day.
+#[test]
+fn steps_of_the_clock_neither_delay_a_restart_nor_settle_a_vm() {
+    if !Path::new(FAKETIME).exists() {
+        let required = std::env::var("CASEMATE_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|what| what == "faketime"), "faketime is required");
+        eprintln!("skipped: no {FAKETIME}");
+        return;
+    }
+    let bench = Bench::new("");
+    let clock = bench.path("clock");
+    let step = |to: &str| {
+        let new = clock.with_extension("new");
+        fs::write(&new, to).unwrap();
+        fs::rename(new, &clock).unwrap();
+    };
+    step("+1d");
+    let mut bench = bench
+        .with("LD_PRELOAD", FAKETIME)
+        .with("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap())
+        .with("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .with("DONT_FAKE_MONOTONIC", "1")
+        .with("FAKETIME_NO_CACHE", "1");
+    let client = bench.start();
+    let policy = Restart {
+        limit: 2,
+        first_delay_seconds: 3,
+        most_delay_seconds: 3,
+        settled_seconds: 3600,
+        ..Restart::default()
+    };
+    let view = bench.run("vm-1", policy);
+    kill(qemu(&view).pid, "-9");
+    let waiting = bench.until("vm-1", Doing::Waiting);
+    step("+0");
+    let view = bench.until("vm-1", Doing::Running);
+    assert!(view.since_ms < waiting.since_ms, "the clock of the daemon did not step back");
+    assert_eq!((view.restarts, view.ends_in_a_row), (1, 1));
+    step("+1d");
+    kill(qemu(&view).pid, "-9");
+    let view = bench.until("vm-1", Doing::Quarantined);
+    assert_eq!(view.ends_in_a_row, 2);
+    assert!(view.since_ms > waiting.since_ms, "the clock of the daemon did not step on");
+    drop(client);
+}
+
 #[test]
 fn with_a_full_disk_vms_are_seen_to_and_health_says_why() {
     let missing = |reason: &str| {
