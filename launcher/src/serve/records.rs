@@ -148,8 +148,21 @@ pub(crate) fn now_ms() -> u64 {
 impl Records {
     /// Opens the database, or makes it.
     pub(crate) fn open(path: &Path) -> Result<Self, RecordsError> {
+        match Self::connect(path, false) {
+            // What programs share of an open database takes room. Alone, this one needs none.
+            Err(RecordsError::Database { source, .. }) if wants_room(&source) => {
+                Self::connect(path, true)
+            }
+            opened => opened,
+        }
+    }
+
+    fn connect(path: &Path, alone: bool) -> Result<Self, RecordsError> {
         let fail = |source| RecordsError::Database { path: path.to_owned(), source };
         let mut db = Connection::open(path).map_err(fail)?;
+        if alone {
+            db.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(fail)?;
+        }
         // A log that is written ahead and synced at each commit: nothing committed is ever lost.
         db.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         db.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
@@ -349,6 +362,12 @@ impl Records {
             self.db.execute("INSERT OR REPLACE INTO facts VALUES (?1, ?2)", params![key, value]);
         kept.map(drop).map_err(self.fail())
     }
+}
+
+/// Whether a database could not be opened as on a disk that is full.
+fn wants_room(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, SystemIoFailure};
+    matches!(error.sqlite_error_code(), Some(CannotOpen | DiskFull | SystemIoFailure))
 }
 
 /// SQLite's integers are signed; no time and no event number reaches the sign.
