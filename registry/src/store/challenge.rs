@@ -9,24 +9,50 @@ pub(super) enum Challenge {
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
-/// Reads `Bearer realm="…",service="…",scope="…"` or `Basic …`.
-pub(super) fn challenge(text: &str) -> Option<Challenge> {
-    let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
+/// The challenge that can be met, of all that `headers` make (RFC 9110, section 11.6.1): one of
+/// them may make several. A token, which is good for what is asked alone, comes before a password.
+pub(super) fn challenge<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
+    let all: Vec<(String, Vec<(String, String)>)> =
+        headers.into_iter().flat_map(challenges).collect();
+    let bearer = all.iter().filter(|(scheme, _)| scheme == "bearer").find_map(|(_, all)| {
+        let value = |name: &str| {
+            all.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
+        };
+        let (realm, service, scope) = (value("realm")?, value("service"), value("scope"));
+        Some(Challenge::Bearer { realm, service, scope })
+    });
+    let basic = all.iter().any(|(scheme, _)| scheme == "basic");
+    bearer.or_else(|| basic.then_some(Challenge::Basic))
+}
+
+/// Each challenge of a header: its scheme in lower case, and its parameters.
+fn challenges(text: &str) -> Vec<(String, Vec<(String, String)>)> {
+    let mut all: Vec<(String, Vec<(String, String)>)> = Vec::new();
+    for item in items(text) {
+        let (first, rest) = item.split_once(' ').unwrap_or((item, ""));
+        let parameter = if first.contains('=') || rest.trim_start().starts_with('=') {
+            item
+        } else {
+            all.push((first.to_ascii_lowercase(), Vec::new()));
+            rest
+        };
+        let Some((_, parameters)) = all.last_mut() else { continue };
+        if let Some((name, value)) = parameter.split_once('=') {
+            let name = name.trim().to_ascii_lowercase();
+            parameters.push((name, value.trim().trim_matches('"').to_owned()));
+        }
     }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let value = |name: &str| {
-        let at = rest.find(&format!("{name}=\""))? + name.len() + 2;
-        rest[at..].split('"').next().map(str::to_owned)
-    };
-    Some(Challenge::Bearer {
-        realm: value("realm")?,
-        service: value("service"),
-        scope: value("scope"),
-    })
+    all
+}
+
+/// What stands between the commas of a header, not counting those in quotes.
+fn items(text: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let split = text.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    });
+    split.map(str::trim).filter(|item| !item.is_empty()).collect()
 }
 
 /// `text` as a value in a query.
@@ -48,14 +74,29 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let text = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
-        let Some(Challenge::Bearer { realm, service, scope }) = challenge(text) else { panic!() };
-        assert_eq!(realm, "https://auth.example/token");
-        assert_eq!(service.as_deref(), Some("r.example"));
-        assert_eq!(scope.as_deref(), Some("repository:a/b:pull,push"));
-        assert_eq!(challenge("basic realm=\"x\""), Some(Challenge::Basic));
-        assert_eq!(challenge("Negotiate"), None);
-        assert_eq!(challenge("Bearer service=\"x\""), None);
+        let bearer = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
+        let expected = Challenge::Bearer {
+            realm: "https://auth.example/token".to_owned(),
+            service: Some("r.example".to_owned()),
+            scope: Some("repository:a/b:pull,push".to_owned()),
+        };
+        // Of several, in one header or in more, the one with a token.
+        let both = format!(r#"Basic realm="registry, one", {bearer}"#);
+        let after = format!(r#"{bearer}, Basic realm="registry""#);
+        for headers in [
+            &[bearer][..],
+            &[&both],
+            &[&after],
+            &["Negotiate", bearer],
+            &["Negotiate YWJj==, NTLM", "Basic realm=\"x\"", bearer],
+        ] {
+            assert_eq!(challenge(headers.iter().copied()), Some(expected.clone()), "{headers:?}");
+        }
+        assert_eq!(challenge(["basic realm=\"x\""]), Some(Challenge::Basic));
+        assert_eq!(challenge(["Bearer service=\"x\"", "Basic"]), Some(Challenge::Basic));
+        for none in [&["Negotiate"][..], &["Bearer service=\"x\""], &["realm=\"x\""], &[""], &[]] {
+            assert_eq!(challenge(none.iter().copied()), None, "{none:?}");
+        }
     }
 
     #[test]

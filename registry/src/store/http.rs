@@ -69,6 +69,11 @@ impl Answer {
         self.response.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// Every value of a header.
+    pub(super) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
+    }
+
     /// The media type of the body, in lower case and without parameters.
     pub(super) fn media_type(&self) -> Option<String> {
         let kind = self.header("Content-Type")?.split(';').next()?;

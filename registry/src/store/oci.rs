@@ -86,18 +86,20 @@ impl Registry {
         if answer.status() != 401 || !own {
             return Ok(answer);
         }
-        let Some(challenge) = answer.header("WWW-Authenticate").and_then(challenge) else {
+        let Some(challenge) = challenge(answer.headers("WWW-Authenticate")) else {
             return Ok(answer);
         };
-        let Some(login) = self.log_in(&challenge)? else { return Ok(answer) };
+        let reads = matches!(ask.method, Method::GET | Method::HEAD);
+        let Some(login) = self.log_in(&challenge, reads)? else { return Ok(answer) };
         *self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(login.clone());
         ask.authorization = Some(login);
         self.http.ask(&ask)
     }
 
-    /// The header that lets us in, if anything may.
-    fn log_in(&self, challenge: &Challenge) -> Result<Option<String>, StoreError> {
+    /// The header that lets us in, if anything may. Where the registry does not say what a token
+    /// must be good for, it is what is asked.
+    fn log_in(&self, challenge: &Challenge, reads: bool) -> Result<Option<String>, StoreError> {
         let login = self.credentials.login(&self.host)?;
         let Challenge::Bearer { realm, service, scope } = challenge else {
             return Ok(login.as_ref().map(Login::basic));
@@ -113,6 +115,9 @@ impl Registry {
             });
         };
         let mut url = realm.clone();
+        let actions = if reads { "pull" } else { "pull,push" };
+        let own = format!("repository:{}:{actions}", self.repository);
+        let scope = &scope.clone().or(Some(own));
         for (name, value) in [("service", service), ("scope", scope)] {
             if let Some(value) = value {
                 let mark = if url.contains('?') { '&' } else { '?' };
