@@ -53,3 +53,17 @@ fn what_cannot_be_used_is_named() {
     let (_, error) = gpu(1, &with_manifests);
     assert!(error.contains("driver.swidtag is no reference integrity manifest"), "{error}");
 }
+
+/// Text that is no evidence says nothing about a GPU.
+#[test]
+fn what_is_no_evidence_is_not_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("evidence.json");
+    for text in ["", "{}", "[{}]", "{\"schema\":2,\"devices\":[]}", "{\"schema\":1,\"devices\":[]}"]
+    {
+        std::fs::write(&file, text).unwrap();
+        let (out, error) = gpu(1, &[file.to_str().unwrap(), "--nonce", NONCE]);
+        assert!(error.contains("evidence.json is refused"), "{text}: {error}");
+        assert!(!out.contains("genuine"), "{text}: {out}");
+    }
+}

@@ -14,6 +14,8 @@ pub mod canonical;
 pub mod causes;
 #[cfg(feature = "appraisal")]
 mod certificate;
+#[cfg(feature = "appraisal")]
+pub mod certificate_files;
 pub mod certificates;
 #[cfg(feature = "appraisal")]
 pub mod chain;

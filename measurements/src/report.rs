@@ -5,6 +5,7 @@
 //! not true: its signature is checked in `chain`. Reserved bytes must be zero, so
 //! that nothing is in a report that this code does not know.
 
+mod reply;
 mod unsigned;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
@@ -13,6 +14,7 @@ use crate::evidence::REPORT_LEN;
 use crate::hash::{ChipId, FamilyId, HostData, ImageId, LaunchDigest, ReportData, Sha384Hash};
 use crate::tcb::Product;
 
+pub use reply::{ReplyError, report_in};
 pub use unsigned::{IdBlockFields, Unsigned, with_signature};
 
 /// How many bytes of a report are signed, from its start.
@@ -117,7 +119,7 @@ pub enum ReportError {
         found: usize,
     },
     /// The version is unknown, so its fields are too.
-    #[error("report has version {found}, expected 2, 3 or 5")]
+    #[error("report has version {found}, expected 2 to 5")]
     Version {
         /// The version found.
         found: u32,
@@ -167,6 +169,8 @@ pub enum Version {
     V2,
     /// With CPUID family, model and stepping.
     V3,
+    /// As version 3; some firmware writes this number.
+    V4,
     /// With mitigation vectors.
     V5,
 }
@@ -178,6 +182,7 @@ impl Version {
         match self {
             Self::V2 => 2,
             Self::V3 => 3,
+            Self::V4 => 4,
             Self::V5 => 5,
         }
     }
@@ -211,6 +216,7 @@ impl Report {
         let version = match abi.version.get() {
             2 => Version::V2,
             3 => Version::V3,
+            4 => Version::V4,
             5 => Version::V5,
             found => return Err(ReportError::Version { found }),
         };
@@ -270,14 +276,24 @@ impl Report {
         self.abi.key_info.get() & 2 != 0
     }
 
+    /// CPUID family, model and stepping; `None` in version 2, which does not say.
+    #[must_use]
+    pub const fn cpuid(&self) -> Option<(u8, u8, u8)> {
+        match self.version {
+            Version::V2 => None,
+            Version::V3 | Version::V4 | Version::V5 => {
+                let Abi { cpuid_family, cpuid_model, cpuid_stepping, .. } = *self.abi;
+                Some((cpuid_family, cpuid_model, cpuid_stepping))
+            }
+        }
+    }
+
     /// The product by CPUID; `None` in version 2, which does not say.
     #[must_use]
     pub const fn product(&self) -> Option<Product> {
-        match self.version {
-            Version::V2 => None,
-            Version::V3 | Version::V5 => {
-                Product::from_cpuid(self.abi.cpuid_family, self.abi.cpuid_model)
-            }
+        match self.cpuid() {
+            None => None,
+            Some((family, model, _)) => Product::from_cpuid(family, model),
         }
     }
 

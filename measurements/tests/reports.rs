@@ -190,6 +190,8 @@ fn no_byte_of_a_report_may_change() {
                 // Version 3 read as 2 has what 2 reserves; 2 read as 3 has no processor.
                 0 if sample.version == Version::V3 => (&[Report], "reserved"),
                 0 if old => (&[Report], "CPUID"),
+                // Version 4 has no mitigation vectors.
+                0 if sample.version == Version::V5 => (&[Report], "reserved"),
                 0..4 => (&[Report], "version"),
                 0x31..0x34 => (&[Report], "VMPL"),
                 0x34..0x38 => (&[Report], "algorithm"),
@@ -355,7 +357,7 @@ fn lengths_and_versions_are_refused_by_name() {
     for len in [0, 1, REPORT_LEN - 1, REPORT_LEN + 1] {
         assert_eq!(Report::parse(&vec![0; len]), Err(ReportError::Length { found: len }));
     }
-    for found in [0, 1, 4, 6, u32::MAX] {
+    for found in [0, 1, 6, u32::MAX] {
         let mut bytes = vec![0; REPORT_LEN];
         bytes[..4].copy_from_slice(&found.to_le_bytes());
         assert_eq!(Report::parse(&bytes), Err(ReportError::Version { found }));

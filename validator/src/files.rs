@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use casemate_measurements::certificate_files::{self, CertificateFileError, Found};
 use casemate_measurements::certificates::CertificateTable;
+use casemate_measurements::chain::Role;
 use casemate_measurements::evidence::{self, REPORT_LEN};
 use casemate_measurements::gpu::rim::{MAX_RIM_LEN, RimError, RimStore};
-use casemate_measurements::report::{Report, SigningKey};
+use casemate_measurements::report::{self, ReplyError, Report, ReportError, SigningKey};
 use casemate_measurements::revocation::{self, RevocationError, RevocationList};
 
 /// Most bytes of a report or of certificates.
@@ -47,6 +49,40 @@ pub enum FileError {
         form: &'static str,
         /// What decodes it.
         tool: &'static str,
+    },
+    /// It holds no report.
+    #[error("{} holds no report to judge", path.display())]
+    NoReport {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        source: ReplyError,
+    },
+    /// It is a report that this program cannot read.
+    #[error("{} cannot be read: a newer casemate may know it", path.display())]
+    NewReport {
+        /// The file.
+        path: PathBuf,
+        /// Which one it is.
+        source: ReportError,
+    },
+    /// It holds no certificates that can be used.
+    #[error("the certificates in {} cannot be used", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CertificateFileError,
+    },
+    /// It holds other certificates than the one that it was named for.
+    #[error("{} holds {found}, expected the {expected} certificate of the report's chain", path.display())]
+    Lacks {
+        /// The file.
+        path: PathBuf,
+        /// The certificate that is not there.
+        expected: &'static str,
+        /// What is.
+        found: String,
     },
     /// It is no text.
     #[error("{} is no text: expected JSON", path.display())]
@@ -120,10 +156,11 @@ pub fn gpu_manifests(dir: &Path) -> Result<RimStore, FileError> {
     Ok(store)
 }
 
-/// Reads a report; whether it is one is judged later.
+/// Reads a report, alone or in the device's reply; whether it is genuine is judged later.
 ///
 /// # Errors
-/// When the file cannot be read, or holds the hex digits or the base64 of a report.
+/// When the file cannot be read, holds none, holds its hex digits or its base64, or holds one of a
+/// version that is not known.
 pub fn report(path: &Path) -> Result<Vec<u8>, FileError> {
     let bytes = read(path, "report", MAX_LEN)?;
     let text: Vec<u8> = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
@@ -132,35 +169,72 @@ pub fn report(path: &Path) -> Result<Vec<u8>, FileError> {
     if text.len() == 2 * REPORT_LEN && text.iter().all(u8::is_ascii_hexdigit) {
         return spelling("hex digits", "xxd -r -p");
     }
-    if text.len() > REPORT_LEN && text.iter().all(base64) {
+    if text.len() > REPORT_LEN && text.iter().all(base64) && !text.starts_with(b"-----BEGIN") {
         return spelling("base64", "base64 -d");
     }
-    Ok(bytes)
+    let report = report::report_in(&bytes)
+        .map_err(|source| FileError::NoReport { path: path.into(), source })?;
+    match Report::parse(report) {
+        Err(source @ ReportError::Version { .. }) => {
+            Err(FileError::NewReport { path: path.into(), source })
+        }
+        // What is wrong with any other one is told by the verdict.
+        _ => Ok(report.to_vec()),
+    }
 }
 
-/// Reads the certificates for `report`: of the key that signed it, and of the intermediate, whose
-/// root may follow it.
+/// Reads the certificates for `report`: of the key that signed it, and of the intermediate. Each is
+/// found by its content in either file, in whatever shape it is there, and its root too.
 ///
 /// # Errors
-/// When a file cannot be read.
+/// When a file cannot be read, holds no certificate or a damaged one, or when neither holds the
+/// certificate that it was named for.
 pub fn certificates(
     report: &[u8],
     vek: Option<&Path>,
     ask: Option<&Path>,
 ) -> Result<CertificateTable, FileError> {
-    let mut table = CertificateTable::default();
-    let vek = vek.map(|vek| read(vek, "certificate", MAX_LEN)).transpose()?;
-    match Report::parse(report).map(|report| report.signing_key()) {
-        Ok(SigningKey::Vlek) => table.vlek = vek,
-        // Of a report that is none, the verdict says so before it looks for a certificate.
-        Ok(SigningKey::Vcek) | Err(_) => table.vcek = vek,
+    let find = |path: Option<&Path>| -> Result<Vec<Found>, FileError> {
+        let Some(path) = path else { return Ok(Vec::new()) };
+        let bytes = read(path, "certificate chain", MAX_LEN)?;
+        certificate_files::find(&bytes)
+            .map_err(|source| FileError::Certificates { path: path.into(), source })
+    };
+    let (in_vek, in_ask) = (find(vek)?, find(ask)?);
+    let all: Vec<Found> = in_vek.iter().chain(&in_ask).cloned().collect();
+    let parsed = Report::parse(report);
+    let key = parsed.as_ref().map_or(SigningKey::Vcek, Report::signing_key);
+    let table = certificate_files::chain(&all, key).map_err(|source| FileError::Certificates {
+        path: vek.or(ask).unwrap_or(Path::new("")).into(),
+        source,
+    })?;
+    // Of a report that is none, the verdict says so before it looks for a certificate.
+    if parsed.is_err() {
+        return Ok(table);
     }
-    if let Some(ask) = ask {
-        let chain = read(ask, "certificate chain", MAX_LEN)?;
-        let (ask, ark) = split_chain(&chain);
-        (table.ask, table.ark) = (Some(ask.to_vec()), ark.map(<[u8]>::to_vec));
+    let (role, leaf) = match key {
+        SigningKey::Vcek => ("VCEK", &table.vcek),
+        SigningKey::Vlek => ("VLEK", &table.vlek),
+    };
+    for (path, found, expected, there) in
+        [(vek, &in_vek, role, leaf.is_some()), (ask, &in_ask, "ASK", table.ask.is_some())]
+    {
+        if let Some(path) = path.filter(|_| !there) {
+            let found = described(found);
+            return Err(FileError::Lacks { path: path.into(), expected, found });
+        }
     }
     Ok(table)
+}
+
+/// What certificates are for, in words.
+fn described(found: &[Found]) -> String {
+    let one = |found: &Found| match found.role {
+        Some(role @ (Role::Ark | Role::Ask)) => format!("an {role}"),
+        Some(role) => format!("a {role}"),
+        None => "a certificate of no chain of AMD's".to_owned(),
+    };
+    found.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads revocation lists.
@@ -199,7 +273,8 @@ mod tests {
 
     #[test]
     fn a_report_in_another_spelling_is_named() {
-        let bytes: Vec<u8> = (0..=255).cycle().take(REPORT_LEN).collect();
+        let mut bytes: Vec<u8> = (0..=255).cycle().take(REPORT_LEN).collect();
+        bytes[..4].copy_from_slice(&[3, 0, 0, 0]);
         let (_dir, path) = written(&bytes);
         assert_eq!(report(&path).unwrap(), bytes);
         let hex = hex::encode(&bytes);

@@ -152,14 +152,16 @@ fn allowance(name: &str) -> Result<Allowance, String> {
 /// `casemate verify report`
 #[derive(Debug, Args)]
 pub(crate) struct VerifyReportArgs {
-    /// The report: 1184 bytes, as the security processor gives them
+    /// The report: 1184 bytes, as the security processor gives them, or the reply of the device
+    /// that has it in it
     pub(crate) report: PathBuf,
-    /// Certificate of the key that signed it, VCEK or VLEK, DER or PEM [default: the cache's,
-    /// else the key service's]
+    /// Certificate of the key that signed it, VCEK or VLEK, DER or PEM, whatever stands around
+    /// it; the rest of its chain may be in the same file [default: the cache's, else the key
+    /// service's]
     #[arg(long, value_name = "FILE")]
     pub(crate) vek: Option<PathBuf>,
-    /// Certificate of AMD's intermediate, ASK or ASVK; its root may follow in the same file
-    /// [default: as for --vek]
+    /// Certificate of AMD's intermediate, ASK or ASVK; its root may be in the same file, in any
+    /// order [default: as for --vek]
     #[arg(long, value_name = "FILE")]
     pub(crate) ask: Option<PathBuf>,
     /// Refuse another report data: 64 bytes as lower-case hex digits

@@ -54,7 +54,7 @@ fn report(args: &VerifyReportArgs) -> anyhow::Result<Outcome> {
     let mut lists = files::revocation_lists(&args.certificates.crl)?;
     let simulated = args.trust_simulated.is_some();
     let platform = if simulated { Platform::Simulated } else { Platform::Snp };
-    let wants = args.vek.is_none() || args.ask.is_none();
+    let wants = table.ask.is_none() || (table.vcek.is_none() && table.vlek.is_none());
     if let Ok(report) = Report::parse(&bytes)
         && wants
         && !simulated

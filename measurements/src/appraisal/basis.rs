@@ -94,7 +94,7 @@ impl<'a> Basis<'a> {
     ) -> Option<Judged> {
         let report = recorder.step(
             CheckName::Report,
-            "a report of version 2, 3 or 5",
+            "a report of version 2 to 5",
             Report::parse(report),
             |report| format!("version {}", report.version().number()),
         )?;

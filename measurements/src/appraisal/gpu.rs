@@ -41,7 +41,7 @@ pub struct SecondOpinion {
 
 /// Why GPU evidence is not genuine.
 #[derive(Debug, thiserror::Error)]
-enum GpuError {
+pub(super) enum GpuError {
     #[error("not the expected JSON")]
     Json(#[source] serde_json::Error),
     #[error("schema {found}, expected {}", GpuEvidence::SCHEMA)]
@@ -52,7 +52,7 @@ enum GpuError {
     Device { index: usize, source: DeviceError },
 }
 
-fn parse(text: &str) -> Result<GpuEvidence, GpuError> {
+pub(super) fn parse(text: &str) -> Result<GpuEvidence, GpuError> {
     let evidence: GpuEvidence = serde_json::from_str(text).map_err(GpuError::Json)?;
     if evidence.schema != GpuEvidence::SCHEMA {
         return Err(GpuError::Schema { found: evidence.schema });

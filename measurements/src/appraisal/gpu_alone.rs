@@ -11,7 +11,7 @@ use crate::hash::Nonce;
 use crate::platform::Platform;
 use crate::roots::Roots;
 
-use super::gpu::{self, Believed, SecondOpinion};
+use super::gpu::{self, Believed, GpuError, SecondOpinion};
 use super::policy::GpuPolicy;
 use super::verdict::{Check, CheckName, Outcome, Question, Recorder, write_checks};
 
@@ -125,10 +125,10 @@ impl fmt::Display for GpuVerdict {
     }
 }
 
-/// Why bytes are no GPU evidence.
+/// Why text is no GPU evidence.
 #[derive(Debug, thiserror::Error)]
 #[error("neither GPU evidence nor the list that NVIDIA's collector writes")]
-pub struct ForeignError(#[from] serde_json::Error);
+pub struct ForeignError(#[source] GpuError);
 
 /// Reads GPU evidence, or the list of `arch`, `evidence` and `certificate` that NVIDIA's own
 /// collector writes, and gives the former.
@@ -136,10 +136,12 @@ pub struct ForeignError(#[from] serde_json::Error);
 /// # Errors
 /// When it is neither.
 pub fn read_foreign(text: &str) -> Result<String, ForeignError> {
+    let read = |text: String| gpu::parse(&text).map(|_| text).map_err(ForeignError);
     if !text.trim_start().starts_with('[') {
-        return Ok(text.to_owned());
+        return read(text.to_owned());
     }
-    let list: serde_json::Value = serde_json::from_str(text)?;
+    let list: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| ForeignError(GpuError::Json(error)))?;
     let devices: Vec<serde_json::Value> = list
         .as_array()
         .into_iter()
@@ -153,5 +155,5 @@ pub fn read_foreign(text: &str) -> Result<String, ForeignError> {
         })
         .collect();
     let evidence = serde_json::json!({ "schema": GpuEvidence::SCHEMA, "devices": devices });
-    Ok(evidence.to_string())
+    read(evidence.to_string())
 }
