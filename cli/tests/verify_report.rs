@@ -160,3 +160,20 @@ fn version_4_is_judged_as_version_3_is() {
     let said = files.verify(2, &["r4.bin", "--vek", "vcek.pem", "--ask", "ask.pem"]);
     assert!(said.contains("not genuine: report signature"), "{said}");
 }
+
+/// Whoever owns a Milan chip can sign any report with it.
+#[test]
+fn a_genuine_report_of_milan_is_told_to_be_worth_its_custody() {
+    let Some(files) = Files::new() else { return };
+    for (name, of) in [
+        ("m.bin", "milan_attestation_report.bin"),
+        ("mv", "milan_vcek.pem"),
+        ("ma", "milan_ask.pem"),
+    ] {
+        files.put(name, &vectors::read(&format!("reports/ms_tav/{of}")).unwrap());
+    }
+    let said = files.verify(0, &["m.bin", "--vek", "mv", "--ask", "ma"]);
+    assert!(said.contains("custody") && said.contains("2605.12990"), "{said}");
+    let said = files.verify(0, &["r.bin", "--vek", "vcek.pem", "--ask", "ask.pem"]);
+    assert!(!said.contains("custody"), "{said}");
+}

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate_measurements::causes::in_one_line;
 use casemate_measurements::platform::Platform;
+use casemate_measurements::silicon::Line;
 use casemate_measurements::stage::Stage;
 use casemate_measurements::tcb::Tcb;
 
@@ -34,7 +35,7 @@ use crate::state::{self, EndedBy, KnownKvm, Phase, StateError, VmPaths, VmState}
 use crate::watch::{Outcome, Watch};
 
 /// The TCB of the simulated chip.
-const TCB: Tcb = Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 84 };
+const TCB: Tcb = Line::Genoa.row().floor();
 
 /// Why a VM did not come up.
 #[derive(Debug, thiserror::Error)]

@@ -54,6 +54,7 @@ pub mod revocation;
 pub mod roots;
 #[cfg(all(feature = "appraisal", feature = "schema"))]
 pub mod schema;
+pub mod silicon;
 pub mod simulated;
 pub mod stage;
 pub mod tcb;

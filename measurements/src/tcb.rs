@@ -7,7 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A line of processors that shares a root and a TCB layout.
+/// Processors that share a root and a TCB layout. The silicons of a product count their microcode
+/// each on its own: see [`crate::silicon`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Product {
@@ -98,6 +99,18 @@ impl Tcb {
         match product {
             Product::Turin => [fmc, bootloader, tee, snp, 0, 0, 0, microcode],
             Product::Milan | Product::Genoa => [bootloader, tee, 0, 0, 0, 0, snp, microcode],
+        }
+    }
+
+    /// The newer of each part.
+    #[must_use]
+    pub fn strictest(self, other: Self) -> Self {
+        Self {
+            fmc: self.fmc.max(other.fmc),
+            bootloader: self.bootloader.max(other.bootloader),
+            tee: self.tee.max(other.tee),
+            snp: self.snp.max(other.snp),
+            microcode: self.microcode.max(other.microcode),
         }
     }
 

@@ -10,6 +10,7 @@ mod gpu_samples;
 mod gpu_vms;
 mod nvidia;
 mod ovmf;
+mod processors;
 mod release;
 mod scene;
 mod vectors;

@@ -151,7 +151,7 @@ fn tables() -> Vec<Case> {
     let other_chip = "0".repeat(128);
     let machine = |rest: &str| format!("[machine]\n{rest}");
     let floor =
-        |snp: u8| format!("[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp={snp}\nmicrocode=84");
+        |snp: u8| format!("[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp={snp}\nmicrocode=86");
     vec![
         (
             "[shapes]\nvcpus = [1, \"4..=8\"]".into(),
@@ -186,7 +186,7 @@ fn tables() -> Vec<Case> {
             CheckName::AliasCheck,
             "machine.alias_check",
         ),
-        (floor(23), floor(24), CheckName::TcbFloor, "tcb_floor"),
+        (floor(27), floor(28), CheckName::TcbFloor, "tcb_floor"),
         (
             format!("[chips]\nallow = [\"{chip}\"]"),
             format!("[chips]\nallow = \"{other_chip}\""),
@@ -267,6 +267,7 @@ fn what_is_malformed_is_refused_with_its_line() {
         ("schema = 1\n[shapes]\nvcpus = \"4..=2\"", "no range of vCPUs"),
         ("schema = 1\n[shapes]\ncpu_models = \"host\"", "CPU model \"host\" is unknown"),
         ("schema = 1\n[tcb_floor.Naples]\nsnp = 1", "Naples"),
+        ("schema = 1\n[tcb_floor.Bergamo]\nsnp = 1", "`Bergamo-Siena`"),
         ("schema = 1\n[[release]]\nname = \"a\"", "neither `version` nor `minimum`"),
         ("schema = 1\n[[release]]\nname = \"a\"\nminimum = \"1\"", "SemVer"),
         ("schema = 1\n[[revoked]]\nname = \"a\"", "expected what is revoked"),
@@ -370,9 +371,9 @@ const LEVELS: [&[&str]; 13] = [
     &["[shapes]\nvcpus = 1", "[shapes]\nvcpus = [1, \"2..=4\"]", "[shapes]\nvcpus = \"any\""],
     &["shapes.unlisted = \"refuse\"", "shapes.unlisted = \"accept-by-law\""],
     &[
-        "[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp=24\nmicrocode=84",
-        "[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp=23\nmicrocode=84",
-        "[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp=22\nmicrocode=84",
+        "[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp=28\nmicrocode=86",
+        "[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp=27\nmicrocode=86",
+        "[tcb_floor.Genoa]\nbootloader=10\ntee=0\nsnp=26\nmicrocode=86",
     ],
     &[DENIED, "[chips]\nallow = \"any\""],
     &[

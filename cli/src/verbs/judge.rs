@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use casemate_builder::fetch::Cache;
 use casemate_measurements::appraisal::{
     Allowance, Basis, Check, CheckName, Expect, GpuAppraiser, Origin, Outcome as CheckOutcome,
-    Policy, ReportAppraiser, SshKey, Verdict, read_foreign,
+    Policy, ReportAppraiser, SshKey, Statement, Verdict, read_foreign,
 };
 use casemate_measurements::platform::Platform;
 use casemate_measurements::report::Report;
 use casemate_measurements::roots::Roots;
+use casemate_measurements::silicon;
 use casemate_validator::certificates::{Certificates, CertificatesError, Settings, WantList};
 use casemate_validator::fetch::Limits;
 use casemate_validator::own_keys::OwnKeys;
@@ -87,6 +88,10 @@ fn report(args: &VerifyReportArgs) -> anyhow::Result<Outcome> {
             let (checks, code) = (verdict.checks(), verdict.exit_code());
             printer::line(&text(checks, code, simulated, verdict.summary()))?;
         }
+    }
+    let product = verdict.statement().map(Statement::product);
+    if let Some(why) = product.and_then(silicon::by_id_alone) {
+        printer::warn(&format!("believe it only of a chip whose custody you know: {why}"));
     }
     Ok(outcome(verdict.exit_code()))
 }

@@ -1,7 +1,8 @@
 //! Processor, kernel, KVM and security processor: can an SNP guest start at all?
 
 use casemate_measurements::appraisal::Policy;
-use casemate_measurements::tcb::Product;
+use casemate_measurements::silicon::{self, Line};
+use casemate_measurements::tcb::{Product, Tcb};
 
 use super::cmdline::forbidding;
 use super::{Findings, Level, Texts, log, problem_unless};
@@ -23,6 +24,13 @@ pub(super) fn examine(host: &Inventory, findings: &mut Findings) {
 pub(super) fn product(host: &Inventory) -> Option<Product> {
     let byte = |number: u32| u8::try_from(number).ok();
     Product::from_cpuid(byte(host.cpu.family)?, byte(host.cpu.model)?)
+}
+
+/// The silicon of the processors.
+fn line(host: &Inventory) -> Option<Line> {
+    let byte = |number: u32| u8::try_from(number).ok();
+    let cpu = &host.cpu;
+    Line::from_cpuid((byte(cpu.family)?, byte(cpu.model)?, byte(cpu.stepping)?))
 }
 
 fn processor(host: &Inventory, findings: &mut Findings) {
@@ -238,18 +246,53 @@ fn security_processor(host: &Inventory, findings: &mut Findings) {
             mend: "commit the installed firmware: `snphost commit`",
         },
     );
+    attested_firmware(host, reported, findings);
+}
+
+/// Whether validators accept the firmware, by the rows that they hold reports to.
+fn attested_firmware(host: &Inventory, reported: Tcb, findings: &mut Findings) {
+    let Some(product) = product(host) else { return };
     let floors = Policy::strict().tcb_floor;
-    let Some(floor) = product(host).and_then(|product| floors.get(&product)) else { return };
+    let line = line(host).and_then(|line| Some((line, floors.get(&line)?)));
+    let (level, found) = match line {
+        Some((line, floor)) => (
+            super::warning_unless(reported.is_at_least(floor)),
+            format!(
+                "attests {reported}; validators ask {line} for at least {floor} unless told \
+                 otherwise"
+            ),
+        ),
+        None => (
+            Level::Warning,
+            format!(
+                "attests {reported}; for stepping {} of this {product} validators know no least \
+                 firmware, and refuse it unless told otherwise",
+                host.cpu.stepping
+            ),
+        ),
+    };
     findings.host(
         "sev.tcb-floor",
-        super::warning_unless(reported.is_at_least(floor)),
-        format!("attests {reported}; validators ask for at least {floor} unless told otherwise"),
+        level,
+        found,
         Texts {
             why: "a validator refuses machines whose firmware has known holes",
             mend: "install the newest BIOS, or newer SEV firmware (linux-firmware's amd/), and \
                    commit it: `snphost commit`",
         },
     );
+    if let Some(why) = silicon::by_id_alone(product) {
+        findings.host(
+            "sev.chip-by-id",
+            Level::Warning,
+            format!("{product}: validators accept its chips by their ids alone"),
+            Texts {
+                why,
+                mend: "tell validators the ids of this machine's chips (`snphost show \
+                       identifier`): a policy accepts them by `chips.allow`",
+            },
+        );
+    }
 }
 
 #[cfg(test)]

@@ -26,9 +26,11 @@ fn complaints(host: &Inventory) -> Vec<(&'static str, Level)> {
 
 #[test]
 fn healthy_hosts_are_fit() {
-    for (family, model) in [(25, 1), (25, 17), (26, 2)] {
+    for (family, model) in [(25, 17), (25, 160), (26, 2)] {
         assert_eq!(complaints(&epyc(family, model)), []);
     }
+    // Validators accept chips of Milan by their ids alone.
+    assert_eq!(complaints(&epyc(25, 1)), [("sev.chip-by-id", Level::Warning)]);
     for host in [rtx_pro_6000(), hgx_h100()] {
         assert_eq!(complaints(&host), []);
         assert!(diagnose(&host).is_fit());
@@ -106,6 +108,7 @@ const BROKEN_PLATFORM: &[Breakage] = &[
         status.reported_tcb.snp -= 1;
         status.installed_tcb = status.reported_tcb;
     }),
+    ("sev.tcb-floor", Level::Warning, |h| h.cpu.stepping = 0),
     ("iommu.groups", Level::Problem, |h| h.iommu_groups = 0),
     ("memory.nodes", Level::Warning, |h| h.memory.nodes[1].total = 0),
     ("qemu.version", Level::Problem, |h| h.qemu = Err("cannot start qemu".into())),

@@ -15,8 +15,9 @@ pub(crate) const GIB: u64 = 1024 * 1024 * 1024;
 pub(crate) fn epyc(family: u32, model: u32) -> Inventory {
     let tcb = match (family, model) {
         (26, _) => Tcb { fmc: 1, bootloader: 1, tee: 1, snp: 4, microcode: 0x51 },
-        (25, 0..=15) => Tcb { fmc: 0, bootloader: 4, tee: 0, snp: 24, microcode: 0xdb },
-        _ => Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 0x54 },
+        (25, 0..=15) => Tcb { fmc: 0, bootloader: 4, tee: 0, snp: 27, microcode: 0xde },
+        (25, 160) => Tcb { fmc: 0, bootloader: 12, tee: 0, snp: 28, microcode: 28 },
+        _ => Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 27, microcode: 0x56 },
     };
     let node = |id| Node { id, cpus: format!("{}-{}", id * 64, id * 64 + 63), total: 512 * GIB };
     Inventory {
@@ -26,7 +27,7 @@ pub(crate) fn epyc(family: u32, model: u32) -> Inventory {
             name: "AMD EPYC".into(),
             family,
             model,
-            stepping: 1,
+            stepping: if model == 160 { 2 } else { 1 },
             flags: ["sme", "sev", "sev_es", "sev_snp"].map(String::from).into(),
             sockets: 2,
             cores: 64,

@@ -3,7 +3,8 @@
 use crate::hash::{ChipId, Sha256Hash};
 use crate::launch_config::LaunchConfig;
 use crate::policy::GuestPolicy;
-use crate::report::{Report, platform_info};
+use crate::report::{Report, SigningKey, platform_info};
+use crate::silicon::{self, Line};
 use crate::tcb::{Product, Tcb};
 
 use super::genuine::Claim;
@@ -50,7 +51,7 @@ pub(super) fn judge(
     recorder.judged(CheckName::Vmpl, vmpl, &policy.vmpl, &report.vmpl());
     judge_tcb(policy, report, claim.product, recorder);
     judge_machine(policy, report, recorder);
-    judge_chip(policy, report, recorder);
+    judge_chip(policy, report, claim.product, recorder);
     let config = judge_launch_config(policy, &claim.evidence.launch_config, recorder);
     let found = claim.evidence.gpu_evidence.is_some();
     recorder.expect(CheckName::GpuEvidence, &policy.gpu_evidence, &found);
@@ -111,11 +112,16 @@ fn judge_guest_policy(
 
 fn judge_tcb(policy: &Policy, report: &Report, product: Product, recorder: &mut Recorder<'_>) {
     let name = CheckName::TcbFloor;
-    let Some(floor) = policy.tcb_floor.get(&product) else {
-        recorder.record(name, false, &"a product that the policy has a floor for", &product);
+    let Some((floor, expected)) = floor_of(policy, report, product) else {
+        let found = report.cpuid().map_or_else(
+            || product.to_string(),
+            |(family, model, stepping)| {
+                format!("CPUID family {family:#x} model {model:#x} stepping {stepping}")
+            },
+        );
+        recorder.record(name, false, &"a processor that the policy has a floor for", &found);
         return;
     };
-    let expected = format!("{product} at least {floor}");
     // What is committed cannot be gone back behind, what launched has seen the first secrets.
     for (what, raw) in [
         ("reported", report.reported_tcb()),
@@ -123,7 +129,7 @@ fn judge_tcb(policy: &Policy, report: &Report, product: Product, recorder: &mut 
         ("launch", report.launch_tcb()),
     ] {
         let tcb = Tcb::from_raw(raw, product);
-        if !tcb.is_some_and(|tcb| tcb.is_at_least(floor)) {
+        if !tcb.is_some_and(|tcb| tcb.is_at_least(&floor)) {
             let found = tcb.map_or_else(|| hex::encode(raw), |tcb| tcb.to_string());
             recorder.record(name, false, &expected, &format!("{what} {found}"));
             return;
@@ -131,6 +137,22 @@ fn judge_tcb(policy: &Policy, report: &Report, product: Product, recorder: &mut 
     }
     let found = Tcb::from_raw(report.reported_tcb(), product).map(|tcb| tcb.to_string());
     recorder.record(name, true, &expected, &found.unwrap_or_default());
+}
+
+/// The oldest firmware that is accepted of the processor of `report`, also in words; `None` where
+/// the policy has none. Version 2 does not say which silicon it is, and microcode counts on each
+/// silicon by itself, so such a report must be new enough for all silicons of its product.
+fn floor_of(policy: &Policy, report: &Report, product: Product) -> Option<(Tcb, String)> {
+    let floor = |line: Line| policy.tcb_floor.get(&line).copied();
+    if let Some(cpuid) = report.cpuid() {
+        let line = Line::from_cpuid(cpuid)?;
+        let floor = floor(line)?;
+        return Some((floor, format!("{line} at least {floor}")));
+    }
+    let floors: Option<Vec<Tcb>> = Line::of(product).map(floor).collect();
+    let strictest = floors?.into_iter().reduce(Tcb::strictest)?;
+    let why = "version 2 does not say which silicon it is";
+    Some((strictest, format!("every {product} at least {strictest}: {why}")))
 }
 
 fn judge_machine(policy: &Policy, report: &Report, recorder: &mut Recorder<'_>) {
@@ -148,17 +170,29 @@ fn judge_machine(policy: &Policy, report: &Report, recorder: &mut Recorder<'_>) 
     }
 }
 
-fn judge_chip(policy: &Policy, report: &Report, recorder: &mut Recorder<'_>) {
+fn judge_chip(policy: &Policy, report: &Report, product: Product, recorder: &mut Recorder<'_>) {
     let (chip, chips) = (report.chip_id(), &policy.chips);
-    recorder.expect(CheckName::ChipAllowed, &chips.allow, &chip);
     let hidden = chip == ChipId::from_bytes([0; ChipId::LEN]);
+    // Only a VCEK is endorsed for a chip: under a VLEK the id is the firmware's word.
+    let named = chips.allow.accepts(&chip) == Some(true)
+        && !hidden
+        && report.signing_key() == SigningKey::Vcek;
+    let found = if hidden { "hidden by the host".to_owned() } else { chip.to_string() };
+    let name = CheckName::ChipAllowed;
+    match silicon::by_id_alone(product) {
+        Some(why) if !named => {
+            let expected =
+                format!("a {product} chip that chips.allow names, under its VCEK, because {why}");
+            recorder.record(name, false, &expected, &format!("{product} chip, {found}"));
+        }
+        _ => recorder.expect(name, &chips.allow, &chip),
+    }
     let passed = !hidden && !chips.deny.contains(&chip);
     let passed = (!chips.deny.is_empty()).then_some(passed);
     let expected = match chips.deny.len() {
         0 => "any".to_owned(),
         denied => format!("none of the {denied} refused"),
     };
-    let found = if hidden { "hidden by the host".to_owned() } else { chip.to_string() };
     recorder.judged(CheckName::ChipDenied, passed, &expected, &found);
 }
 

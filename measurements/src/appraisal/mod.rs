@@ -37,7 +37,7 @@ pub use policy::{
 };
 pub use policy_lines::Line;
 pub use release_rules::{MinimumVersion, ReleaseRule, Revoked};
-pub use report::{ReportAppraiser, ReportVerdict};
+pub use report::{ReportAppraiser, ReportVerdict, Statement};
 pub use rules::{AnswerTime, Expiry, RuleError, SshKey, VcpuRange, Vmpl};
 pub use source::Source;
 pub use verdict::{Check, CheckName, Outcome, Question, Verdict};

@@ -18,7 +18,8 @@ use crate::launch::CpuModel;
 use crate::manifest::Release;
 use crate::platform::Platform;
 use crate::policy::GuestPolicy;
-use crate::tcb::{Product, Tcb};
+use crate::silicon::{Line, ROWS};
+use crate::tcb::Tcb;
 
 /// What to do with a launch digest that the manifest's law gives and its table does not list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +110,8 @@ pub struct GpuPolicy {
 /// Which chips are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChipPolicy {
-    /// These.
+    /// These. [`Expect::Any`] is any chip but those of products that are accepted by id alone
+    /// ([`crate::silicon::by_id_alone`]).
     pub allow: Expect<ChipId>,
     /// And none of these. A host that hides its chip's id is refused once there is one.
     pub deny: Vec<ChipId>,
@@ -147,8 +149,8 @@ pub struct Policy {
     pub id_block: IdBlockPolicy,
     /// The privilege level that asked for the report.
     pub vmpl: Expect<Vmpl>,
-    /// The oldest firmware accepted, by product. A product that is missing is refused.
-    pub tcb_floor: BTreeMap<Product, Tcb>,
+    /// The oldest firmware accepted, by silicon. One that is missing is refused.
+    pub tcb_floor: BTreeMap<Line, Tcb>,
     /// What must be true of the machine.
     pub machine: MachinePolicy,
     /// The chips.
@@ -256,7 +258,7 @@ impl Policy {
             guest_policy: GuestPolicyRule::OfManifest,
             id_block: IdBlockPolicy::OF_MANIFEST,
             vmpl: Expect::Exactly(Vmpl::MOST),
-            tcb_floor: default_floor(),
+            tcb_floor: ROWS.iter().map(|row| (row.line, row.floor())).collect(),
             machine: MachinePolicy {
                 smt: Expect::Exactly(false),
                 tsme: Expect::Exactly(true),
@@ -382,14 +384,4 @@ fn default_driver_floor() -> BTreeMap<Architecture, Version> {
         .into_iter()
         .filter_map(|(architecture, version)| Some((architecture, version.parse().ok()?)))
         .collect()
-}
-
-/// What patched machines of each product reported in February 2026.
-fn default_floor() -> BTreeMap<Product, Tcb> {
-    let tcb = |fmc, bootloader, snp, microcode| Tcb { fmc, bootloader, tee: 0, snp, microcode };
-    BTreeMap::from([
-        (Product::Milan, tcb(0, 4, 24, 0xdb)),
-        (Product::Genoa, tcb(0, 10, 23, 0x54)),
-        (Product::Turin, Tcb { tee: 1, ..tcb(1, 1, 4, 0x51) }),
-    ])
 }

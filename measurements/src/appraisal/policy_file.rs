@@ -22,7 +22,8 @@ use crate::launch::CpuModel;
 use crate::platform::Platform;
 #[cfg(feature = "schema")]
 use crate::policy::GuestPolicy;
-use crate::tcb::{Product, Tcb};
+use crate::silicon::Line;
+use crate::tcb::Tcb;
 
 /// Most bytes of a policy file.
 pub const MAX_LEN: usize = 1024 * 1024;
@@ -84,9 +85,9 @@ pub struct PolicyFile {
     shapes: ShapesTable,
     #[serde(default)]
     id_block: IdBlockTable,
-    /// The oldest firmware accepted, by product.
+    /// The oldest firmware accepted, by silicon.
     #[serde(default)]
-    tcb_floor: BTreeMap<Product, Tcb>,
+    tcb_floor: BTreeMap<Line, Tcb>,
     #[serde(default)]
     gpu: GpuTable,
     #[serde(default)]
@@ -165,7 +166,7 @@ struct GpuTable {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ChipsTable {
-    /// These.
+    /// These; `any` is any but Milan's, which are accepted by id alone.
     allow: Option<Expect<ChipId>>,
     /// And none of these.
     #[serde(default)]

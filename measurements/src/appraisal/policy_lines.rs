@@ -104,10 +104,10 @@ impl Policy {
     }
 
     fn of_machine(&self) -> Vec<Field> {
-        let floor = self.tcb_floor.iter().map(|(product, tcb)| format!("{product}: {tcb}"));
+        let floor = self.tcb_floor.iter().map(|(line, tcb)| format!("{line}: {tcb}"));
         let (machine, chips) = (&self.machine, &self.chips);
         vec![
-            ("tcb_floor", list(floor, "no product"), false),
+            ("tcb_floor", list(floor, "no processor"), false),
             one("machine.smt", &machine.smt),
             one("machine.tsme", &machine.tsme),
             one("machine.ecc", &machine.ecc),

@@ -92,6 +92,14 @@ impl ReportAppraiser<'_> {
     }
 }
 
+impl Statement {
+    /// The product that the key is endorsed for.
+    #[must_use]
+    pub const fn product(&self) -> Product {
+        self.product
+    }
+}
+
 impl ReportVerdict {
     /// The version of the format that this code writes.
     pub const SCHEMA: u32 = 1;

@@ -8,7 +8,8 @@ use super::{
 use crate::evidence::REPORT_LEN;
 use crate::hash::{ChipId, FamilyId, HostData, ImageId, LaunchDigest, ReportData, Sha384Hash};
 use crate::policy::GuestPolicy;
-use crate::tcb::{Product, Tcb};
+use crate::silicon::Line;
+use crate::tcb::Product;
 
 /// The fields of a report that is to be signed by the simulated security processor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,10 +76,9 @@ impl Unsigned {
             measurement: LaunchDigest::from_bytes([0; 48]),
             host_data: HostData::from_bytes([0; 32]),
             report_id: [0; 32],
-            cpuid: (0x19, 0x11, 0x01),
+            cpuid: Line::Genoa.row().cpuid,
             chip_id: ChipId::from_bytes([0; 64]),
-            tcb: Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 84 }
-                .to_raw(Product::Genoa),
+            tcb: Line::Genoa.row().floor().to_raw(Product::Genoa),
             id_block: IdBlockFields::NONE,
         }
     }

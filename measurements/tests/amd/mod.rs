@@ -8,6 +8,7 @@ use std::time::Duration;
 use casemate_measurements::certificates::CertificateTable;
 use casemate_measurements::hash::ChipId;
 use casemate_measurements::report::{self, Unsigned};
+use casemate_measurements::silicon::Line;
 use casemate_measurements::tcb::Tcb;
 use p384::ecdsa::signature::Signer as _;
 use p384::ecdsa::{Signature, SigningKey};
@@ -49,7 +50,7 @@ impl Endorsed {
         Self {
             name: "SEV-VCEK SIMULATED",
             product: "Genoa",
-            tcb: Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 84 },
+            tcb: Line::Genoa.row().floor(),
             hardware_id: vec![0xc1; 64],
             from: NOW - 1000,
             extra: None,

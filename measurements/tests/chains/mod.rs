@@ -267,7 +267,7 @@ fn turin_has_its_own_layout() {
 }
 
 /// Evidence whose report says that a provider's key signed it.
-fn by_provider(scene: &Scene) -> Evidence {
+pub(crate) fn by_provider(scene: &Scene) -> Evidence {
     let mut evidence = scene.evidence();
     let mut signed = [0; SIGNED_LEN];
     signed.copy_from_slice(&evidence.report.0[..SIGNED_LEN]);

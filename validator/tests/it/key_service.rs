@@ -157,7 +157,7 @@ fn good_reply(path: &str) -> Reply {
 
 fn vcek_path() -> String {
     let chip = "c1".repeat(64);
-    format!("/vcek/v1/Genoa/{chip}?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=84")
+    format!("/vcek/v1/Genoa/{chip}?blSPL=10&teeSPL=00&snpSPL=27&ucodeSPL=86")
 }
 
 fn signed(fields: &Unsigned) -> Report {
