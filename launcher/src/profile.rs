@@ -1,5 +1,6 @@
 //! What is known of each family of GPUs: data in `profiles/gpu.toml`, read into types.
 
+use casemate_measurements::gpu_evidence::chip_of;
 use serde::Deserialize;
 
 use crate::inventory::{Device, GpuMode};
@@ -18,6 +19,17 @@ pub enum ProfileError {
     Schema {
         /// The version found.
         found: u32,
+    },
+    /// A family has no chip, or several.
+    #[error(
+        "the family {family} has device {id:#06x}, expected one of a chip that is known, and the \
+         same one for the whole family"
+    )]
+    Chip {
+        /// The family.
+        family: String,
+        /// The id.
+        id: u16,
     },
     /// A device id stands in two families.
     #[error("device {id:#06x} is in the families {first} and {second}, expected one")]
@@ -60,8 +72,9 @@ pub struct Family {
     pub product: String,
     /// Device ids.
     pub ids: Vec<u16>,
-    /// The chip that its certificate names.
-    pub chip: String,
+    /// The chip that VMs and their verifiers are promised: that of its device ids.
+    #[serde(skip)]
+    pub chip: &'static str,
     /// Threads that stay with the host.
     #[serde(default = "usual_host_threads")]
     pub host_threads: u32,
@@ -129,7 +142,7 @@ impl Profiles {
     /// # Errors
     /// When they are malformed, of another version, or name a device twice.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
-        let profiles: Self = toml::from_str(text)?;
+        let mut profiles: Self = toml::from_str(text)?;
         if profiles.schema != Self::SCHEMA {
             return Err(ProfileError::Schema { found: profiles.schema });
         }
@@ -140,6 +153,14 @@ impl Profiles {
                     return Err(ProfileError::Twice { id: *id, first, second });
                 }
             }
+        }
+        for family in &mut profiles.family {
+            let chip = family.ids.first().and_then(|id| chip_of(*id));
+            let other = family.ids.iter().find(|id| chip.is_none() || chip_of(**id) != chip);
+            if let Some(id) = other {
+                return Err(ProfileError::Chip { family: family.name.clone(), id: *id });
+            }
+            family.chip = chip.unwrap_or_default();
         }
         Ok(profiles)
     }
@@ -173,7 +194,7 @@ mod tests {
     fn the_shipped_profiles_are_sound() {
         let profiles = Profiles::shipped().unwrap();
         for family in profiles.families() {
-            let chip = GpuSet { chip: family.chip.clone(), count: 1, board: None, nvswitches: 0 };
+            let chip = GpuSet { chip: family.chip.into(), count: 1, board: None, nvswitches: 0 };
             assert_eq!(chip.fault(), None, "{}", family.name);
             assert!(!family.ids.is_empty() && !family.shape.is_empty(), "{}", family.name);
             for shape in &family.shape {
@@ -188,6 +209,10 @@ mod tests {
     fn a_device_in_two_families_and_unknown_fields_are_refused() {
         let twice = SHIPPED.replace("ids = [0x2bb5]", "ids = [0x2901]");
         assert!(matches!(Profiles::parse(&twice), Err(ProfileError::Twice { id: 0x2901, .. })));
+        for ids in ["[0x2bb5, 0x2902]", "[0x2bb5, 0x20b0]", "[0x20b0]"] {
+            let mixed = SHIPPED.replace("[0x2bb5]", ids);
+            assert!(matches!(Profiles::parse(&mixed), Err(ProfileError::Chip { .. })), "{ids}");
+        }
         let unknown = SHIPPED.replacen("\nbar2_gib", "\nbar3_gib", 1);
         let error = Profiles::parse(&unknown).unwrap_err();
         assert!(matches!(error, ProfileError::Malformed(_)), "{error}");

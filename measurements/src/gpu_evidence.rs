@@ -1,11 +1,15 @@
 //! Evidence of GPUs: what the guest collects from each device, and which devices a launch config
 //! promises. The guest states; it never judges.
 
+mod chips;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Base64Bytes;
+
+pub use chips::{architecture_of, chip_named_by, chip_of, is_named, product_of};
 
 /// Most devices of one VM.
 pub const MAX_DEVICES: usize = 64;
@@ -38,31 +42,6 @@ impl fmt::Display for Architecture {
             Self::Blackwell => "BLACKWELL",
             Self::Ls10 => "LS10",
         })
-    }
-}
-
-/// The chip of a GPU with the PCI device number `device` of NVIDIA; `None` where it is none that
-/// casemate knows. Ranges are those of NVIDIA's gpu-admin-tools.
-#[must_use]
-pub const fn chip_of(device: u16) -> Option<&'static str> {
-    match device {
-        0x22f0..=0x237f => Some("GH100"),
-        0x2900..=0x297f => Some("GB100"),
-        0x2980..=0x29ff => Some("GB102"),
-        0x3180..=0x31ff => Some("GB110"),
-        0x3200..=0x327f => Some("GB112"),
-        0x2b80..=0x2bff => Some("GB202"),
-        _ => None,
-    }
-}
-
-/// The family of a chip that [`chip_of`] names.
-#[must_use]
-pub fn architecture_of(chip: &str) -> Option<Architecture> {
-    match chip.get(..2) {
-        Some("GH") => Some(Architecture::Hopper),
-        Some("GB") => Some(Architecture::Blackwell),
-        _ => None,
     }
 }
 
@@ -114,7 +93,7 @@ impl GpuEvidence {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GpuSet {
-    /// The chip of every GPU as its certificate names it: `GH100`, `GB100`, `GB202`.
+    /// The chip of every GPU: `GH100`, `GB100`, `GB202`; or its family, `GB20X`.
     pub chip: String,
     /// How many.
     pub count: u8,
@@ -151,8 +130,10 @@ impl GpuSet {
     /// Whether what was found is this set; a set that names no board is any board's.
     #[must_use]
     pub fn is_met_by(&self, found: &Self) -> bool {
-        let board = self.board.is_none() || self.board == found.board;
-        board && Self { board: None, ..self.clone() } == Self { board: None, ..found.clone() }
+        (self.board.is_none() || self.board == found.board)
+            && is_named(&found.chip, &self.chip)
+            && self.count == found.count
+            && self.nvswitches == found.nvswitches
     }
 }
 

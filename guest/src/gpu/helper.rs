@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use casemate_measurements::gpu_evidence::{DriverState, GpuEvidence, GpuSet};
+use casemate_measurements::gpu_evidence::{DriverState, GpuEvidence, GpuSet, is_named};
 use casemate_measurements::hash::Nonce;
 
 use super::pci::{Found, PciError};
@@ -137,7 +137,7 @@ fn hold(found: &Found, promised: Option<&GpuSet>) -> Result<(), GpuError> {
         Some(set) => {
             found.gpus.len() == usize::from(set.count)
                 && found.switches == usize::from(set.nvswitches)
-                && found.gpus.iter().all(|gpu| gpu.chip() == Some(set.chip.as_str()))
+                && found.gpus.iter().all(|gpu| gpu.chip().is_some_and(|c| is_named(c, &set.chip)))
         }
     };
     if met {

@@ -142,7 +142,7 @@ impl Passthrough {
             family: family.name.clone(),
             mode: chosen.shape.mode,
             promised: GpuSet {
-                chip: family.chip.clone(),
+                chip: family.chip.to_owned(),
                 count: count(chosen.gpus.len()),
                 board: request.board.clone(),
                 nvswitches: count(chosen.switches.len()),

@@ -7,7 +7,7 @@ use super::dice::{self, Firmware};
 use super::opaque::{Mode, OpaqueError, Pdi};
 use super::spdm::{ReportError, UnverifiedReport};
 use crate::chain::UnixTime;
-use crate::gpu_evidence::{Architecture, DeviceEvidence};
+use crate::gpu_evidence::{Architecture, DeviceEvidence, architecture_of, chip_named_by, is_named};
 use crate::hash::Nonce;
 
 /// Why a device's evidence is not genuine.
@@ -70,7 +70,11 @@ impl DeviceKey {
         let identity = leaf.device_info().unwrap_or_default();
         let mut parts = identity.split(':');
         let chip = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("NVIDIA"), Some(chip), Some(_), None) if is_chip_of(chip, expected) => chip,
+            (Some("NVIDIA"), Some(chip), Some(_), None)
+                if architecture_of(chip) == Some(expected) =>
+            {
+                chip
+            }
             _ => return Err(DeviceError::Identity { found: identity, expected }),
         };
         let firmware = match leaf.extension(dice::TCB_INFO) {
@@ -104,15 +108,12 @@ impl DeviceKey {
             return Err(DeviceError::OtherFirmware { found, expected });
         }
         let gpu = is_gpu.then(|| {
+            let said = opaque.chip_info()?;
             Ok::<_, OpaqueError>(Gpu {
                 driver: opaque.driver_version()?,
                 board: opaque.board()?,
-                driver_chip: match (self.architecture, opaque.chip_info()?) {
-                    (_, Some(chip)) => chip,
-                    // Blackwell firmware that does not say is that of the first chip.
-                    (Architecture::Blackwell, None) => "GB100".to_owned(),
-                    (_, None) => "GH100".to_owned(),
-                },
+                chip: chip_named_by(&self.chip, said.as_deref()).to_owned(),
+                driver_chip: said.unwrap_or_else(|| first_chip(&self.chip)),
                 mode: opaque.mode()?,
                 nvdec0: opaque.nvdec0_enabled()?,
             })
@@ -140,12 +141,15 @@ impl DeviceKey {
     }
 }
 
-fn is_chip_of(chip: &str, architecture: Architecture) -> bool {
-    match architecture {
-        Architecture::Hopper => chip.starts_with("GH"),
-        Architecture::Blackwell => chip.starts_with("GB"),
-        Architecture::Ls10 => chip == "LS_10",
-    }
+/// The chip that the driver's manifest is named after where the report does not say: the first of
+/// its architecture, unless the certificate names a family that this is not of.
+fn first_chip(certificate: &str) -> String {
+    let first = match architecture_of(certificate) {
+        Some(Architecture::Blackwell) => "GB100",
+        _ => "GH100",
+    };
+    let other = certificate.ends_with('X') && !is_named(first, certificate);
+    if other { certificate } else { first }.to_owned()
 }
 
 /// What only a GPU's report says.
@@ -155,6 +159,9 @@ pub struct Gpu {
     pub driver: String,
     /// The board: `PROJECT_PROJECTSKU_CHIPSKU`.
     pub board: String,
+    /// The chip: the certificate's or, where that names a family, the one of it that the report
+    /// names.
+    pub chip: String,
     /// The chip that the driver's reference integrity manifest is named after.
     pub driver_chip: String,
     /// What GPUs and switches protect together; older firmware does not say.
@@ -190,10 +197,15 @@ impl Device {
         &self.identity
     }
 
-    /// The chip that its certificate names.
+    /// The chip: as its certificate names it, or of a family the one that its report names.
     #[must_use]
     pub fn chip(&self) -> &str {
-        &self.chip
+        self.gpu.as_ref().map_or(&self.chip, |gpu| &gpu.chip)
+    }
+
+    /// The names that its VBIOS's reference integrity manifest may have for its chip.
+    pub(crate) fn products(&self) -> [&str; 2] {
+        [self.chip(), &self.chip]
     }
 
     /// Version of its VBIOS.

@@ -10,7 +10,7 @@ use super::certificate::{self, Certificate, CertificateError};
 use super::device::Device;
 use super::xml::{self, Enveloped, XmlError};
 use crate::chain::UnixTime;
-use crate::gpu_evidence::Architecture;
+use crate::gpu_evidence::{Architecture, product_of};
 use crate::platform::Platform;
 use crate::roots::Roots;
 
@@ -60,7 +60,7 @@ const SWITCH_BOARD: &str = "5612_0002_890";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RimId {
     name: String,
-    product: String,
+    products: Vec<String>,
     version: String,
 }
 
@@ -86,7 +86,7 @@ impl RimId {
         let mut store = RimStore::default();
         store.add(bytes)?;
         let roots = roots.gpu().of_manifests(platform);
-        match store.golden(&self.product, &self.version, &roots, at)? {
+        match store.golden(&self.products, &self.version, &roots, at)? {
             Some(_) => Ok(()),
             None => Err(content("the manifest of another chip or version")),
         }
@@ -105,7 +105,7 @@ impl RimId {
             };
             all.push(Self {
                 name: format!("{kind}_{}_{}", gpu.driver_chip, gpu.driver),
-                product: gpu.driver_chip.clone(),
+                products: vec![product_of(&gpu.driver_chip)],
                 version: gpu.driver.to_lowercase(),
             });
         }
@@ -114,7 +114,8 @@ impl RimId {
             None => format!("NV_SWITCH_BIOS_{SWITCH_BOARD}"),
         };
         let name = format!("{board}_{vbios_name}").to_uppercase();
-        all.push(Self { name, product: device.chip().to_owned(), version });
+        let products = device.products().map(product_of).to_vec();
+        all.push(Self { name, products, version });
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         all.retain(|id| id.name.bytes().all(plain) && id.name.len() <= 200);
         all
@@ -123,7 +124,7 @@ impl RimId {
 
 /// The manifests that `devices` are held to and that `store` lacks, each once.
 pub(crate) fn missing(devices: &[Device], store: &RimStore) -> Vec<RimId> {
-    let has = |id: &RimId| store.0.contains_key(&(id.product.clone(), id.version.clone()));
+    let has = |id: &RimId| store.find(&id.products, &id.version).is_some();
     let mut ids: Vec<RimId> = devices.iter().flat_map(RimId::of).filter(|id| !has(id)).collect();
     ids.sort();
     ids.dedup();
@@ -180,16 +181,24 @@ impl RimStore {
         })
     }
 
+    /// The manifest for a version of a driver or VBIOS under the first of a chip's names that has
+    /// one, and what it claims.
+    fn find(&self, products: &[String], version: &str) -> Option<(&(String, String), &String)> {
+        let version = version.to_lowercase();
+        let keys = products.iter().map(|product| (product.clone(), version.clone()));
+        keys.into_iter().find_map(|key| self.0.get_key_value(&key))
+    }
+
     /// The verified measurements for a version of a chip's driver or VBIOS; `None` without one.
     fn golden(
         &self,
-        product: &str,
+        products: &[String],
         version: &str,
         roots: &[Certificate],
         at: UnixTime,
     ) -> Result<Option<Golden>, RimError> {
-        let key = (product.to_owned(), version.to_lowercase());
-        self.0.get(&key).map(|text| verify(text, &key, roots, at)).transpose()
+        let found = self.find(products, version);
+        found.map(|(key, text)| verify(text, key, roots, at)).transpose()
     }
 }
 
@@ -215,13 +224,14 @@ pub(crate) fn compare(
     roots: &[Certificate],
     at: UnixTime,
 ) -> Result<Comparison, RimError> {
-    let driver = device.gpu().map(|gpu| ("driver", gpu.driver_chip.as_str(), &*gpu.driver));
+    let driver = device.gpu().map(|gpu| ("driver", vec![&*gpu.driver_chip], &*gpu.driver));
     let mut golden = Golden::new();
-    for (what, product, version) in
-        driver.into_iter().chain([("VBIOS", device.chip(), device.vbios())])
+    for (what, chips, version) in
+        driver.into_iter().chain([("VBIOS", device.products().to_vec(), device.vbios())])
     {
-        let Some(more) = store.golden(product, version, roots, at)? else {
-            return Ok(Comparison::NoManifest(format!("{what} {version} of {product}")));
+        let products: Vec<String> = chips.iter().map(|chip| product_of(chip)).collect();
+        let Some(more) = store.golden(&products, version, roots, at)? else {
+            return Ok(Comparison::NoManifest(format!("{what} {version} of {}", chips[0])));
         };
         for (index, values) in more {
             if golden.insert(index, values).is_some() {
@@ -274,14 +284,14 @@ fn child<'a>(document: &'a Document<'_>, name: &str) -> Result<Node<'a, 'a>, Rim
     }
 }
 
-/// Which chip's driver or VBIOS it is for, and its version in lower case.
+/// Which chip's driver or VBIOS it is for, by [`product_of`], and its version in lower case.
 fn subject(document: &Document<'_>) -> Result<(String, String), RimError> {
     let meta = child(document, "Meta")?;
     let attribute = |name: &str| {
         let value = meta.attribute(name).filter(|value| (1..=80).contains(&value.len()));
         value.ok_or_else(|| content(&format!("Meta has no {name}")))
     };
-    Ok((attribute("product")?.to_owned(), attribute("colloquialVersion")?.to_lowercase()))
+    Ok((product_of(attribute("product")?), attribute("colloquialVersion")?.to_lowercase()))
 }
 
 fn golden(document: &Document<'_>) -> Result<Golden, RimError> {

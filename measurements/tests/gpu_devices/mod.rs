@@ -59,7 +59,9 @@ pub(crate) fn refused(verdict: &GpuVerdict, name: CheckName, words: &str) {
 fn good_machines_are_accepted() {
     for devices in [
         vec![Device::hopper(1, NONCE)],
-        vec![Device::blackwell(1, NONCE), Device::blackwell(2, NONCE)],
+        vec![Device::blackwell(1, NONCE)],
+        Device::blackwells(2, NONCE),
+        vec![Device::rtx(1, NONCE)],
         Device::hopper_machine(NONCE),
     ] {
         let verdict = judge(&devices);
@@ -303,6 +305,35 @@ fn a_mesh_with_one_link_wrong_is_refused() {
     refused(&with(&lonely), check, "is linked to 7 GPUs, not 8");
     let same = |d: &mut Vec<Device>| d[9].field(22, vec![100, 2, 3, 4, 5, 6, 7, 8]);
     refused(&with(&same), check, "two switches state the number");
+}
+
+#[test]
+fn a_chip_is_known_by_its_own_name_or_its_family_and_the_signed_report() {
+    let set = |chip: &str| GpuSet { chip: chip.into(), count: 1, board: None, nvswitches: 0 };
+    let judge_set = |device: Device, chip| {
+        let policy = GpuPolicy { set: Expect::Exactly(set(chip)), ..GpuPolicy::strict() };
+        judge_with(all_roots(), &policy, &nvidia::evidence(&[device]))
+    };
+    let rtx = || Device::rtx(1, NONCE);
+    assert_eq!(judge_set(rtx(), "GB202").exit_code(), 0);
+    assert_eq!(judge_set(rtx(), "GB20X").exit_code(), 0);
+    let check = CheckName::GpuSet;
+    refused(&judge_set(rtx(), "GB203"), check, "found 1 GPU GB202");
+    refused(&judge_set(rtx(), "GB100"), check, "found 1 GPU GB202");
+    refused(&judge_set(Device::blackwell(1, NONCE), "GB202"), check, "found 1 GPU GB100");
+    assert_eq!(judge_set(Device::blackwell(1, NONCE), "GB10X").exit_code(), 0);
+    // A report makes no chip of one that its certificate is not for.
+    let found = |mut device: Device, said: &str, chip| {
+        device.field(35, said.as_bytes().to_vec());
+        let verdict = judge_set(device, chip);
+        let check = verdict.check(CheckName::GpuSet).unwrap();
+        assert_eq!(check.outcome, Outcome::Failed, "{verdict}");
+        check.found.clone()
+    };
+    for said in ["GB100", "GB2020", "GB20X", ""] {
+        assert!(found(rtx(), said, "GB202").contains("GPU GB20X"), "{said}");
+    }
+    assert!(found(Device::blackwell(1, NONCE), "GB202", "GB202").contains("GPU GB100"));
 }
 
 #[test]

@@ -4,16 +4,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use casemate_measurements::appraisal::{CheckName, GpuAppraiser, GpuPolicy, Outcome, read_foreign};
+use casemate_measurements::appraisal::{
+    CheckName, Expect, GpuAppraiser, GpuPolicy, Outcome, missing_gpu_manifests, read_foreign,
+};
 use casemate_measurements::chain::UnixTime;
 use casemate_measurements::evidence::Base64Bytes;
-use casemate_measurements::gpu::rim::RimStore;
-use casemate_measurements::gpu_evidence::{Architecture, DeviceEvidence};
+use casemate_measurements::gpu::rim::{RimId, RimStore};
+use casemate_measurements::gpu_evidence::{Architecture, DeviceEvidence, GpuSet, chip_of};
 use casemate_measurements::hash::Nonce;
 use casemate_measurements::platform::Platform;
 use casemate_measurements::roots::Roots;
 
-use crate::nvidia;
+use crate::{nvidia, vectors};
 
 /// Evidence of a real `NVSwitch`, from the test data of NVIDIA's attestation-sdk (Apache-2.0).
 #[test]
@@ -44,6 +46,84 @@ fn a_real_switch_is_genuine() {
     let read = read_foreign(&foreign.to_string()).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&read).unwrap(), ours);
     assert!(read_foreign("[").is_err());
+}
+
+/// The parts of a vector of one device: its report as hex and its certificates as PEM.
+fn vector(architecture: Architecture, report: &str, chain: &str) -> (String, Nonce) {
+    let text = |name: &str| vectors::read(&format!("gpu/{name}")).unwrap();
+    let report = hex::decode(text(report).trim_ascii()).unwrap();
+    let nonce = Nonce::from_bytes(report[4..36].try_into().unwrap());
+    let certificates = Base64Bytes(text(chain));
+    let device = DeviceEvidence { architecture, report: Base64Bytes(report), certificates };
+    (nvidia::json(vec![device]), nonce)
+}
+
+/// A real RTX PRO 6000 in a VM: its certificate says `GB20X`, its signed report `GB202`.
+#[test]
+fn a_real_rtx_pro_6000_is_what_the_launcher_promises() {
+    if vectors::folder().is_none() {
+        return;
+    }
+    let (evidence, nonce) = vector(
+        Architecture::Blackwell,
+        "trustee/blackwellAttestationReport.txt",
+        "trustee/blackwell_cert_chain_case1.txt",
+    );
+    let (roots, now) = (Roots::amd().unwrap(), UnixTime(nvidia::NOW));
+    let judge = |chip: &str| {
+        let set = GpuSet { chip: chip.into(), count: 1, board: None, nvswitches: 0 };
+        let policy = GpuPolicy { set: Expect::Exactly(set), ..GpuPolicy::strict() };
+        let appraiser =
+            GpuAppraiser { policy: &policy, roots: &roots, platform: Platform::Snp, now };
+        appraiser.appraise(&evidence, &nonce)
+    };
+    let verdict = judge(chip_of(0x2bb5).unwrap());
+    let check = |name| verdict.check(name).unwrap();
+    assert!(check(CheckName::GpuCertificates).found.contains(":GB20X:"), "{verdict}");
+    for name in [CheckName::GpuReports, CheckName::GpuNonce, CheckName::GpuSet] {
+        assert_eq!(check(name).outcome, Outcome::Passed, "{verdict}");
+    }
+    let versions = "BLACKWELL driver 595.58.03 VBIOS 98.02.81.00.01";
+    assert_eq!(check(CheckName::GpuVersions).found, versions);
+    assert_eq!(check(CheckName::GpuFabric).outcome, Outcome::Passed, "{verdict}");
+    // Nobody published its manifests, so nothing else may stand between it and acceptance.
+    let failed = verdict.checks().iter().filter(|check| check.outcome == Outcome::Failed);
+    assert_eq!(failed.map(|check| check.name).collect::<Vec<_>>(), [CheckName::GpuMeasurements]);
+    for other in ["GB100", "GB203", "GH100"] {
+        assert_eq!(judge(other).check(CheckName::GpuSet).unwrap().outcome, Outcome::Failed);
+    }
+}
+
+/// NVIDIA's own manifest for the switch of its own sample: the certificate names the chip `LS_10`,
+/// the manifest `LS10`.
+#[test]
+fn a_real_switch_equals_its_own_manifest() {
+    if vectors::folder().is_none() {
+        return;
+    }
+    let folder = "nvidia-attestation-sdk";
+    let (evidence, nonce) = vector(
+        Architecture::Ls10,
+        &format!("{folder}/switchAttestationReport.txt"),
+        &format!("{folder}/switchCertChain.txt"),
+    );
+    let rim = format!("gpu/{folder}/switchVBIOSRim_NV_SWITCH_BIOS_5612_0002_890_9610550001.xml");
+    let mut store = RimStore::default();
+    store.add(&vectors::read(&rim).unwrap()).unwrap();
+    let (policy, now) = (GpuPolicy::strict(), UnixTime(nvidia::NOW));
+    let roots = Roots::amd().unwrap();
+    let platform = Platform::Snp;
+    let missing = missing_gpu_manifests(&evidence, &roots, platform, now);
+    let names: Vec<&str> = missing.iter().map(RimId::name).collect();
+    assert_eq!(names, ["NV_SWITCH_BIOS_5612_0002_890_9610550001"]);
+    missing[0].check(&vectors::read(&rim).unwrap(), &roots, platform, now).unwrap();
+    let roots = roots.with_gpu_manifests(store);
+    assert_eq!(missing_gpu_manifests(&evidence, &roots, platform, now), []);
+    let appraiser = GpuAppraiser { policy: &policy, roots: &roots, platform, now };
+    let verdict = appraiser.appraise(&evidence, &nonce);
+    let check = verdict.check(CheckName::GpuMeasurements).unwrap();
+    assert_eq!(check.outcome, Outcome::Passed, "{verdict}");
+    assert_eq!(check.found, "31 measurements of 1 devices equal signed manifests");
 }
 
 /// The samples in NVIDIA's verifier; `None`, after printing why, where they cannot be had.

@@ -3,7 +3,7 @@
 use casemate_measurements::appraisal::{CheckName, Expect, Outcome, Verdict};
 use casemate_measurements::binding;
 use casemate_measurements::gpu::rim::RimStore;
-use casemate_measurements::gpu_evidence::GpuSet;
+use casemate_measurements::gpu_evidence::{GpuSet, chip_of};
 use casemate_measurements::hash::{HostData, Nonce, Sha256Hash};
 use casemate_measurements::launch_config::LaunchConfig;
 
@@ -61,6 +61,23 @@ fn promised_gpus_are_accepted() {
     assert_eq!(verdict.exit_code(), 0, "{verdict}");
     let skipped = verdict.check(CheckName::GpuRevocation).unwrap();
     assert_eq!(skipped.outcome, Outcome::Skipped);
+}
+
+/// What the launcher promises for this PCI device number is what the certificate or the signed
+/// report names.
+#[test]
+fn an_rtx_pro_6000_is_the_gpu_that_was_promised() {
+    let promise = |device| GpuSet { chip: chip_of(device).unwrap().into(), ..set(1, 0) };
+    let with = |device, gpu: fn(u8, Nonce) -> Device| {
+        let scene = promised(Some(promise(device)));
+        let gpus = nvidia::evidence(&[gpu(1, nonce(&scene))]);
+        judge(scene, &gpus)
+    };
+    let verdict = with(0x2bb5, Device::rtx);
+    assert_eq!(verdict.exit_code(), 0, "{verdict}");
+    refused(&with(0x2bb5, Device::blackwell), 3, &[CheckName::GpuSet]);
+    refused(&with(0x2901, Device::rtx), 3, &[CheckName::GpuSet]);
+    assert_eq!(with(0x2901, Device::blackwell).exit_code(), 0);
 }
 
 #[test]

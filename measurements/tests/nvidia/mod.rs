@@ -160,6 +160,24 @@ impl Device {
             .with(nonce, opaque)
     }
 
+    /// A GPU like an RTX PRO 6000: the certificate names the family, the signed report the chip.
+    pub(crate) fn rtx(number: u8, nonce: Nonce) -> Self {
+        let mut gpu = Self::blackwell(number, nonce);
+        gpu.identity = gpu.identity.replace("GB100", "GB20X");
+        gpu.field(35, b"GB202\0".to_vec());
+        gpu
+    }
+
+    /// GPUs like several B200 in one VM, in the mode that encrypts their links.
+    pub(crate) fn blackwells(count: u8, nonce: Nonce) -> Vec<Self> {
+        let gpu = |number| {
+            let mut gpu = Self::blackwell(number, nonce);
+            gpu.field(36, vec![1, 0]);
+            gpu
+        };
+        (1..=count).map(gpu).collect()
+    }
+
     /// A switch of a Hopper machine with eight GPUs.
     pub(crate) fn switch(number: u8, nonce: Nonce) -> Self {
         let mut gpus: Vec<u8> = (1..=8).flat_map(|gpu| [gpu; 8]).collect();
@@ -330,7 +348,9 @@ impl Rim {
             Self::of("GH100", VBIOS, &[3, 35]),
             Self::of("GB100", DRIVER, &[1, 2]),
             Self::of("GB100", "97.00.88.00.0F", &[3]),
-            Self::of("LS_10", SWITCH_VBIOS, &[5]),
+            Self::of("GB202", DRIVER, &[1, 2]),
+            Self::of("GB202", "97.00.88.00.0F", &[3]),
+            Self::of("LS10", SWITCH_VBIOS, &[5]),
         ]
     }
 
