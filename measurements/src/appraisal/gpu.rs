@@ -176,7 +176,8 @@ pub(super) fn state(
     }
 }
 
-const FABRIC: &str = "GPUs and switches that are linked to each other alone";
+const FABRIC: &str =
+    "GPUs and switches that are linked to each other alone, several Blackwell GPUs in mode MPT";
 
 fn judge_set(
     policy: &GpuPolicy,

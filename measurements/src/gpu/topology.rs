@@ -4,9 +4,13 @@
 //! one that NVIDIA vouches for. A GPU names the switches at its links by the numbers that the
 //! switches state of themselves. A switch names its GPUs by numbers too, but no GPU states its
 //! own, so of those only the count is held and that all switches name the same ones.
+//!
+//! Several Blackwell GPUs of one VM are linked to each other too. Their links are encrypted in the mode
+//! MPT alone, and that each report states this mode is all that there is to hold.
 
 use super::device::Device;
 use super::opaque::{Mode, Pdi};
+use crate::gpu_evidence::Architecture;
 
 /// Checks the mesh; the text says what was found.
 ///
@@ -14,6 +18,7 @@ use super::opaque::{Mode, Pdi};
 /// The first link that is not as it should be, in words.
 pub fn check(devices: &[Device]) -> Result<String, String> {
     let gpus: Vec<&Device> = devices.iter().filter(|device| device.gpu().is_some()).collect();
+    check_blackwells(&gpus)?;
     let mut switches: Vec<(Pdi, &Device)> =
         devices.iter().filter_map(|device| Some((device.pdi()?, device))).collect();
     switches.sort_unstable_by_key(|(pdi, _)| *pdi);
@@ -44,6 +49,25 @@ pub fn check(devices: &[Device]) -> Result<String, String> {
         }
     }
     Ok(format!("{} GPUs linked to {} switches and to nothing else", gpus.len(), switches.len()))
+}
+
+/// Checks that several Blackwell GPUs all encrypt what they send each other.
+fn check_blackwells(gpus: &[&Device]) -> Result<(), String> {
+    let is_blackwell = |gpu: &&&Device| gpu.architecture() == Architecture::Blackwell;
+    let blackwells: Vec<&&Device> = gpus.iter().filter(is_blackwell).collect();
+    if blackwells.len() < 2 {
+        return Ok(());
+    }
+    for gpu in &blackwells {
+        let mode = match gpu.gpu().and_then(|gpu| gpu.mode) {
+            Some(Mode::MultiplePassthrough) => continue,
+            Some(mode) => format!("is in mode {mode}"),
+            None => "states no mode".to_owned(),
+        };
+        let (id, count, right) = (gpu.identity(), blackwells.len(), Mode::MultiplePassthrough);
+        return Err(format!("{id} {mode}, but the links of {count} GPUs need {right}"));
+    }
+    Ok(())
 }
 
 fn text(pdis: &[Pdi]) -> String {

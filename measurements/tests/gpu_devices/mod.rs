@@ -308,6 +308,27 @@ fn a_mesh_with_one_link_wrong_is_refused() {
 }
 
 #[test]
+fn several_blackwells_must_all_encrypt_their_links() {
+    let check = CheckName::GpuFabric;
+    let with = |change: &dyn Fn(&mut Vec<Device>)| {
+        let mut devices = Device::blackwells(4, NONCE);
+        change(&mut devices);
+        judge(&devices)
+    };
+    assert_eq!(with(&|_| ()).exit_code(), 0);
+    refused(&with(&|d| d[3].field(36, vec![0, 0])), check, "0004 is in mode SPT");
+    refused(&with(&|d| d[0].field(36, vec![])), check, "0001 states no mode");
+    let all_alone = |d: &mut Vec<Device>| d.iter_mut().for_each(|d| d.field(36, vec![0, 0]));
+    refused(&with(&all_alone), check, "MPT");
+    // One GPU has no link to another.
+    for mode in [&[0, 0][..], &[1, 0], &[]] {
+        let mut one = Device::blackwell(1, NONCE);
+        one.field(36, mode.to_vec());
+        assert_eq!(judge(&[one]).exit_code(), 0, "{mode:?}");
+    }
+}
+
+#[test]
 fn a_chip_is_known_by_its_own_name_or_its_family_and_the_signed_report() {
     let set = |chip: &str| GpuSet { chip: chip.into(), count: 1, board: None, nvswitches: 0 };
     let judge_set = |device: Device, chip| {
