@@ -1,10 +1,11 @@
 //! Serves the metrics over HTTP, to whoever asks on an address that the operator chose.
 //!
-//! One connection at a time, each with a deadline and a bound on what is read: a client that
-//! hangs delays other readers of the metrics and nothing else.
+//! A few connections at a time, each with a deadline and a bound on what is read. Clients that hang
+//! delay other readers of the metrics, by that deadline for each so many, and nothing else.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use super::metrics::Metrics;
 use crate::wire::BoundedStream;
 
+/// Most connections that are served at once; further ones wait.
+const AT_ONCE: usize = 32;
 /// Most bytes of a request.
 const MAX_REQUEST: usize = 8 * 1024;
 /// Time for a request and its answer.
@@ -28,15 +31,44 @@ pub fn serve(address: SocketAddr, metrics: Arc<Mutex<Metrics>>) -> io::Result<So
     let listener = TcpListener::bind(address)?;
     let address = listener.local_addr()?;
     thread::Builder::new().name("metrics".into()).spawn(move || {
+        let busy = Arc::new(AtomicUsize::new(0));
         for tcp in listener.incoming() {
-            // A client that goes away is its own affair; so is one that the kernel cannot take.
-            match tcp {
-                Ok(tcp) => _ = answer(tcp, &metrics),
-                Err(_) => thread::sleep(Duration::from_millis(100)),
+            let served = tcp.and_then(|tcp| {
+                while busy.load(Ordering::Acquire) >= AT_ONCE {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                let place = Place::take(&busy);
+                let metrics = Arc::clone(&metrics);
+                let serve = move || {
+                    // Nobody waits for an answer to a client that went away.
+                    let _ = answer(tcp, &metrics);
+                    drop(place);
+                };
+                thread::Builder::new().name("metrics".into()).spawn(serve)
+            });
+            // The kernel has no connection or thread to give at the moment.
+            if served.is_err() {
+                thread::sleep(Duration::from_millis(100));
             }
         }
     })?;
     Ok(address)
+}
+
+/// A connection that is served; its place is free when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(busy: &Arc<AtomicUsize>) -> Self {
+        busy.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(busy))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 fn answer(tcp: TcpStream, metrics: &Mutex<Metrics>) -> io::Result<()> {
