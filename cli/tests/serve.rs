@@ -31,7 +31,11 @@ impl Host {
         let fake = concat!(env!("CARGO_MANIFEST_DIR"), "/../launcher/tests/it/serve/fake-qemu");
         std::os::unix::fs::symlink(fake, dir.path().join("bin/qemu-system-x86_64")).unwrap();
         fixture::Contents::unbootable(Platform::Simulated).write(&dir.path().join("release"));
-        fs::write(dir.path().join("key.pub"), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me\n").unwrap();
+        fs::write(
+            dir.path().join("key.pub"),
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/ me\n",
+        )
+        .unwrap();
         Self { dir, daemon: None }
     }
 
@@ -101,6 +105,24 @@ impl Drop for Host {
             let _ = self.command(&["stop", &name, "--daemon", "never", "--timeout", "0"]).output();
         }
     }
+}
+
+#[test]
+fn a_key_that_was_cut_off_is_refused_and_one_with_a_tab_is_taken() {
+    let host = Host::new();
+    let key = fs::read_to_string(host.path("key.pub")).unwrap();
+    fs::write(host.path("cut.pub"), &key[..48]).unwrap();
+    fs::write(host.path("tab.pub"), key.replacen(' ', "\t", 1)).unwrap();
+    let (release, cut, tab) = (host.path("release"), host.path("cut.pub"), host.path("tab.pub"));
+    let plan = ["run", release.to_str().unwrap(), "--platform", "simulated", "--plan", "--ssh-key"];
+    let (_, said) = host.casemate(1, &[&plan[..], &[cut.to_str().unwrap()]].concat());
+    assert!(said.contains("cut.pub") && said.contains("was it cut off"), "{said}");
+    let (plan, _) = host.casemate(0, &[&plan[..], &[tab.to_str().unwrap()]].concat());
+    assert!(plan.contains(key.trim_end()), "{plan}");
+    // Of a verifier too, before anything is asked.
+    let verify = ["verify", "127.0.0.1:1", "--release", release.to_str().unwrap(), "--only-key"];
+    let (_, said) = host.casemate(1, &[&verify[..], &[cut.to_str().unwrap()]].concat());
+    assert!(said.contains("cut.pub") && said.contains("was it cut off"), "{said}");
 }
 
 #[test]

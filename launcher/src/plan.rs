@@ -16,6 +16,7 @@ use casemate_measurements::launch::{CpuModel, Shape, VcpuCount, Vmm};
 use casemate_measurements::launch_config::{self, LaunchConfig};
 use casemate_measurements::manifest::{Manifest, ReferenceValue, artifact};
 use casemate_measurements::platform::Platform;
+use casemate_measurements::ssh_key::key_line;
 use casemate_measurements::stage::Stage;
 use serde::{Deserialize, Serialize};
 
@@ -198,7 +199,12 @@ impl LaunchPlan {
         let boot = |devices: &Passthrough| Timeouts::with_devices(devices, request.memory);
         let config = LaunchConfig {
             schema: LaunchConfig::SCHEMA,
-            ssh_authorized_keys: request.ssh_keys.clone(),
+            // One that is no key is refused, with the others, by the config itself.
+            ssh_authorized_keys: request
+                .ssh_keys
+                .iter()
+                .map(|line| key_line(line).unwrap_or_else(|_| line.clone()))
+                .collect(),
             name: request.name.as_str().to_owned(),
             gpus: passthrough.as_ref().map(|devices| devices.promised.clone()),
         };

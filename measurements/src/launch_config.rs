@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::canonical::{self, CanonicalError};
 use crate::gpu_evidence::GpuSet;
 use crate::hash::{HostData, Sha256Hash};
+use crate::ssh_key::{self, KeyError};
 
 /// Serial of the virtio disk that holds the launch config, padded with zero bytes.
 pub const DISK_SERIAL: &str = "casemate-launch";
@@ -51,17 +52,15 @@ pub enum LaunchConfigError {
         /// The length found.
         len: usize,
     },
-    /// A key line could change what sshd does.
-    #[error(
-        "ssh_authorized_keys[{index}] is {line:?}: expected one line `TYPE BASE64 [COMMENT]` with \
-         TYPE one of ssh-ed25519, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, \
-         sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com, ssh-rsa"
-    )]
+    /// A key line is no key, or could change what sshd does.
+    #[error("ssh_authorized_keys[{index}] is {line:?}")]
     Key {
         /// Which key.
         index: usize,
         /// Its text, shortened.
         line: String,
+        /// Why it is none.
+        source: KeyError,
     },
     /// The name is no host name.
     #[error("name is {name:?}: expected 1 to 63 of a-z, 0-9 and '-', not at the ends")]
@@ -73,16 +72,6 @@ pub enum LaunchConfigError {
     #[error("gpus: {0}")]
     Gpus(String),
 }
-
-const KEY_TYPES: [&str; 7] = [
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "ssh-rsa",
-];
 
 impl LaunchConfig {
     /// The version of the format that this code reads and writes.
@@ -129,13 +118,13 @@ impl LaunchConfig {
         if let Some(fault) = self.gpus.as_ref().and_then(GpuSet::fault) {
             return Err(LaunchConfigError::Gpus(fault));
         }
-        match self.ssh_authorized_keys.iter().position(|line| !is_key_line(line)) {
-            None => Ok(()),
-            Some(index) => {
-                let line = self.ssh_authorized_keys[index].chars().take(80).collect();
-                Err(LaunchConfigError::Key { index, line })
-            }
+        for (index, line) in self.ssh_authorized_keys.iter().enumerate() {
+            ssh_key::check(line).map_err(|source| {
+                let line = line.chars().take(80).collect();
+                LaunchConfigError::Key { index, line, source }
+            })?;
         }
+        Ok(())
     }
 }
 
@@ -143,16 +132,6 @@ impl LaunchConfig {
 #[must_use]
 pub fn host_data(bytes: &[u8]) -> HostData {
     Sha256Hash::of(bytes).into()
-}
-
-pub(crate) fn is_key_line(line: &str) -> bool {
-    let mut words = line.splitn(3, ' ');
-    let (kind, key) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-    let base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
-    KEY_TYPES.contains(&kind)
-        && (16..=4096).contains(&key.len())
-        && key.bytes().all(base64)
-        && !line.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -170,7 +149,11 @@ mod tests {
 
     #[test]
     fn round_trip_is_canonical() {
-        let bytes = config("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me").to_bytes().unwrap();
+        let bytes = config(
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/ me",
+        )
+        .to_bytes()
+        .unwrap();
         assert!(bytes.starts_with(br#"{"name":"vm-1","schema":1,"ssh_authorized_keys":["#));
         assert_eq!(LaunchConfig::from_bytes(&bytes).unwrap().name, "vm-1");
         let mut padded = bytes.clone();
@@ -181,9 +164,9 @@ mod tests {
     #[test]
     fn key_lines_cannot_carry_options_or_lines() {
         for line in [
-            "command=\"x\" ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA",
-            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me\nssh-ed25519 AAAA",
-            "ssh-dss AAAAC3NzaC1lZDI1NTE5AAAA",
+            "command=\"x\" ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/ me\nssh-ed25519 AAAA",
+            "ssh-dss AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/",
             "ssh-ed25519",
             "",
         ] {
@@ -196,7 +179,9 @@ mod tests {
 
     #[test]
     fn gpus_are_bounded_and_absent_without_any() {
-        let none = config("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA");
+        let none = config(
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/",
+        );
         let bytes = String::from_utf8(none.to_bytes().unwrap()).unwrap();
         assert!(!bytes.contains("gpus"), "{bytes}");
         let set = GpuSet { chip: "GH100".into(), count: 8, board: None, nvswitches: 4 };
@@ -220,7 +205,9 @@ mod tests {
         for name in ["", "-a", "a-", "A", "a.b", &"a".repeat(64)] {
             let config = LaunchConfig {
                 name: name.into(),
-                ..config("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA")
+                ..config(
+                    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/",
+                )
             };
             assert!(matches!(config.to_bytes(), Err(LaunchConfigError::Name { .. })), "{name}");
         }

@@ -56,6 +56,7 @@ pub mod roots;
 pub mod schema;
 pub mod silicon;
 pub mod simulated;
+pub mod ssh_key;
 pub mod stage;
 pub mod tcb;
 pub mod verity;

@@ -25,7 +25,10 @@ use scene::{Scene, scene};
 /// What lets the scene in, whose machine is a stock host on the simulated platform.
 const BASE: &str =
     "schema = 1\nplatform = \"simulated\"\nallow = [\"no-revocation-list\", \"stock-host\"]\n";
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/";
+const OTHER_KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIARKsFU4uE39dKTdDufXgkdGJj6mbnohXIFRcztca+Ri";
 
 fn policy(rest: &str) -> Policy {
     PolicyFile::parse(&format!("{BASE}{rest}"))
@@ -90,8 +93,8 @@ fn fields() -> Vec<Case> {
             "launch_config",
         ),
         (
-            format!("ssh_keys = [\"{KEY} x\", \"ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAA\"]"),
-            format!("ssh_keys = \"{KEY}B\""),
+            format!("ssh_keys = [\"{KEY} x\", \"{OTHER_KEY}\"]"),
+            format!("ssh_keys = \"{OTHER_KEY}\""),
             CheckName::SshKeys,
             "ssh_keys",
         ),
@@ -366,7 +369,11 @@ const LEVELS: [&[&str]; 13] = [
         "guest_policy = \"any\"",
     ],
     &["revocation_list = \"required\"", "revocation_list = \"when-given\""],
-    &["ssh_keys = []", "ssh_keys = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA\"", "ssh_keys = \"any\""],
+    &[
+        "ssh_keys = []",
+        "ssh_keys = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/\"",
+        "ssh_keys = \"any\"",
+    ],
     &["[machine]\nsmt = false", "[machine]\nsmt = [false, true]", "[machine]\nsmt = \"any\""],
     &["[shapes]\nvcpus = 1", "[shapes]\nvcpus = [1, \"2..=4\"]", "[shapes]\nvcpus = \"any\""],
     &["shapes.unlisted = \"refuse\"", "shapes.unlisted = \"accept-by-law\""],

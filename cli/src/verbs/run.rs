@@ -21,6 +21,7 @@ use casemate_measurements::evidence;
 use casemate_measurements::hash::{HostData, LaunchDigest};
 use casemate_measurements::launch::VcpuCount;
 use casemate_measurements::platform::Platform;
+use casemate_measurements::ssh_key::key_lines;
 use casemate_measurements::stage::Stage;
 use serde::Serialize;
 
@@ -199,8 +200,8 @@ pub(crate) fn public_keys(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the public key {}", path.display()))
             .hint("make a key pair with `ssh-keygen -t ed25519` and name its .pub file")?;
-        let keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        all.extend(keys.filter(|line| !line.starts_with('#')).map(str::to_owned));
+        let keys = key_lines(&text);
+        all.extend(keys.with_context(|| format!("the key file {} is refused", path.display()))?);
     }
     Ok(all)
 }

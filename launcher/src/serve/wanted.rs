@@ -20,6 +20,7 @@ use crate::state::{StateRoot, VmName};
 use casemate_measurements::causes::in_one_line;
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::platform::Platform;
+use casemate_measurements::ssh_key::key_lines;
 
 /// Most bytes of a file.
 const MAX_FILE: u64 = 256 * 1024;
@@ -73,11 +74,11 @@ fn plan(
     }
     let release = Release::open(&file.release.ok_or_else(|| missing("release"))?)?;
     for path in file.ssh_key_files {
-        let lines =
+        let text =
             fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let keys = lines.lines().map(str::trim);
-        let keys = keys.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        file.ssh_keys.extend(keys.map(str::to_owned));
+        let keys = key_lines(&text);
+        let refused = |error| format!("{}: {}", path.display(), in_one_line(&error));
+        file.ssh_keys.extend(keys.map_err(refused)?);
     }
     if file.ssh_keys.is_empty() {
         return Err(missing("SSH key").into());

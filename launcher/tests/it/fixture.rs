@@ -191,7 +191,10 @@ pub(crate) fn request(platform: Platform, name: &str) -> LaunchRequest {
         vcpus: VcpuCount::new(2).unwrap(),
         cpu_model: None,
         memory: Memory::from_mib(1024).unwrap(),
-        ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me".into()],
+        ssh_keys: vec![
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/ me"
+                .into(),
+        ],
         ssh_port: 2222,
         evidence_port: 8443,
         network: Network::User,

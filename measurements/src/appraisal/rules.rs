@@ -12,7 +12,7 @@ use x509_cert::der::DateTime;
 use crate::chain::UnixTime;
 use crate::hash::Sha256Hash;
 use crate::launch::VcpuCount;
-use crate::launch_config;
+use crate::ssh_key::{KeyError, key_line};
 
 /// Why a part of a policy is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +27,8 @@ pub enum RuleError {
     #[error("{0:?} is no range of vCPUs: expected one as \"1..=64\", from 1 to 512")]
     Vcpus(String),
     /// Not a key.
-    #[error("{0:?} is no SSH public key: expected `TYPE BASE64 [COMMENT]` without options")]
-    Key(String),
+    #[error("{0:?} is no SSH public key: {1}")]
+    Key(String, KeyError),
     /// Not a privilege level.
     #[error("VMPL {0}: expected 0 to 3")]
     Vmpl(u64),
@@ -178,11 +178,8 @@ impl FromStr for SshKey {
 
     /// Reads a line `TYPE BASE64 [COMMENT]`.
     fn from_str(line: &str) -> Result<Self, RuleError> {
-        let line = line.trim();
-        if !launch_config::is_key_line(line) {
-            return Err(RuleError::Key(shorten(line)));
-        }
-        Ok(Self(line.split(' ').take(2).collect::<Vec<_>>().join(" ")))
+        let whole = key_line(line).map_err(|error| RuleError::Key(shorten(line.trim()), error))?;
+        Ok(Self(whole.split(' ').take(2).collect::<Vec<_>>().join(" ")))
     }
 }
 
@@ -349,17 +346,16 @@ mod tests {
 
     #[test]
     fn a_key_is_compared_without_its_comment() {
+        const KEY: &str =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKKPqjlb4NQbvHfCZF5b43xsEhuELZvW8qdlxqQeDCa+";
         let key = |line: &str| line.parse::<SshKey>();
-        let one = key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me").unwrap();
-        assert_eq!(one, key("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA you").unwrap());
-        let fingerprint = |line: &str| key(line).unwrap().fingerprint();
-        assert_eq!(
-            fingerprint(
-                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKKPqjlb4NQbvHfCZF5b43xsEhuELZvW8qdlxqQeDCa+"
-            ),
-            Some("SHA256:IaYV2O9v7eHGTL6O2wcPPfRGr6IIHdAbVU7SKQ/G8oQ".to_owned())
-        );
-        assert_eq!(fingerprint("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5A"), None);
-        assert!(key("command=\"x\" ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA").is_err());
+        let one = key(&format!("{KEY} me")).unwrap();
+        assert_eq!(one, key(&format!("{KEY} you")).unwrap());
+        assert_eq!(one, key(&format!(" {}", KEY.replace(' ', "\t"))).unwrap());
+        let fingerprint = "SHA256:IaYV2O9v7eHGTL6O2wcPPfRGr6IIHdAbVU7SKQ/G8oQ";
+        assert_eq!(one.fingerprint().unwrap(), fingerprint);
+        let error = key(&KEY[..60]).unwrap_err().to_string();
+        assert!(error.contains("was it cut off when it was copied?"), "{error}");
+        assert!(key(&format!("command=\"x\" {KEY}")).is_err());
     }
 }

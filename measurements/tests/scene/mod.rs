@@ -39,7 +39,7 @@ pub(crate) struct Scene {
 pub(crate) fn scene() -> Scene {
     let maker = Maker::get();
     let manifest = release::manifest(Platform::Simulated);
-    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me";
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/ me";
     let config = LaunchConfig {
         schema: 1,
         ssh_authorized_keys: vec![key.into()],

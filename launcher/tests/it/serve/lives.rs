@@ -302,7 +302,7 @@ fn files_say_which_vms_are_wanted() {
     let text = |memory: &str| {
         format!(
             "schema = 1\nrelease = {:?}\nplatform = \"simulated\"\ncpus = 2\nmemory = \"{memory}\"\n\
-             ssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me\"]\naccel = \"tcg\"\n\
+             ssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKMoZLYIM1iILDmcGCET4hmst6xlvqn760ZMvCs7UG/ me\"]\naccel = \"tcg\"\n\
              [restart]\nwhen = \"always\"\nlimit = 4\n",
             release.display()
         )
