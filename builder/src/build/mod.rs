@@ -1,6 +1,7 @@
 //! Builds a release: from recipe and lock to a directory whose every byte follows from them.
 
 mod inputs;
+mod libraries;
 mod release;
 mod root;
 mod stages;
@@ -246,6 +247,7 @@ pub fn build(
 
     let tools_key = plan.closure_digest(&Closure::Tools);
     fetch_inputs(&sources, options, &tools_key, progress)?;
+    libraries::check(&sources, &plan, options, progress)?;
     clock.lap("fetch");
     let tools = tools::assemble(&sources.lock, &Closure::Tools, options, &tools_key, progress)?;
     let tools = (tools.as_path(), &tools_key);

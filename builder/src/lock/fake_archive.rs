@@ -222,6 +222,17 @@ impl Archive {
         update: Option<&[&str]>,
         progress: &dyn Progress,
     ) -> Result<LockSummary, ResolveError> {
+        self.lock_at(self.path(), update, false, progress)
+    }
+
+    /// The same for the recipe in `dir`.
+    pub(super) fn lock_at(
+        &self,
+        dir: &Path,
+        update: Option<&[&str]>,
+        newest: bool,
+        progress: &dyn Progress,
+    ) -> Result<LockSummary, ResolveError> {
         let names = |names: &[&str]| -> Vec<PackageName> {
             names.iter().map(|name| name.parse().unwrap()).collect()
         };
@@ -230,6 +241,7 @@ impl Archive {
             mirrors: self.mirrors.clone(),
             keyrings: [vec![self.key.export()], self.more_keyrings.clone()].concat(),
             update: update.map(names),
+            newest,
             fetch: FetchOptions {
                 timeout: Duration::from_secs(5),
                 patience: Patience { rounds: 2, pause: Duration::from_millis(1) },
@@ -238,12 +250,17 @@ impl Archive {
             // Sunday, 1 November 2026.
             now: SystemTime::UNIX_EPOCH + Duration::from_hours(498_192),
         };
-        lock(self.path(), &options, progress)
+        lock(dir, &options, progress)
     }
 
     /// The lock's packages, as `name version closures`.
     pub(super) fn locked(&self) -> Vec<String> {
-        let lock = super::Lock::load(self.path()).unwrap();
+        Self::locked_at(self.path())
+    }
+
+    /// The same of the lock in `dir`.
+    pub(super) fn locked_at(dir: &Path) -> Vec<String> {
+        let lock = super::Lock::load(dir).unwrap();
         let line = |p: &super::LockedPackage| {
             let closures: Vec<_> = p.closures.iter().map(super::Closure::name).collect();
             format!("{} {} {}", p.name, p.version, closures.join("+"))

@@ -1,9 +1,10 @@
-//! What an update keeps of the old lock: every version but those it was told to move, and those
-//! that must move with them.
+//! What a new lock keeps of an old one, its own or that of the recipe that it extends: every version
+//! but those it was told to move, and those that must move with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::apt::{Apt, Question};
+use super::resolve::name_in_clause;
 use super::{Closure, Lock, LockedPackage, LockedSource, ResolveError};
 use crate::archive::Index;
 use crate::deb::{Paragraph, read_control};
@@ -16,6 +17,8 @@ pub(super) struct Kept {
     packages: Vec<LockedPackage>,
     sources: Vec<LockedSource>,
     moving: Vec<PackageName>,
+    /// Closures of one package that is asked for anew.
+    fresh: Vec<Closure>,
     /// Stanzas of locked packages whose files are in the cache: what apt is told of those that
     /// the archive has no more.
     stanzas: BTreeMap<(String, String), String>,
@@ -52,7 +55,13 @@ impl Kept {
             }
         }
         let (packages, sources) = (old.packages().to_vec(), old.sources().to_vec());
-        Ok(Self { packages, sources, moving: moving.to_vec(), stanzas, gone })
+        let (moving, fresh) = (moving.to_vec(), Vec::new());
+        Ok(Self { packages, sources, moving, fresh, stanzas, gone })
+    }
+
+    /// The same, but for the package of `closure`.
+    pub(super) fn let_go(&mut self, closure: Closure) {
+        self.fresh.push(closure);
     }
 
     /// Stanzas, with hash and path, of the locked packages that are in the cache.
@@ -62,6 +71,9 @@ impl Kept {
 
     /// The package of a closure of one package, unless it is to move.
     pub(super) fn single(&self, closure: &Closure, spec: &PackageSpec) -> Option<LockedPackage> {
+        if self.fresh.contains(closure) {
+            return None;
+        }
         let package = self.packages.iter().find(|package| package.is_in(closure))?;
         let moves = self.moving.iter().any(|name| name == spec.name() || *name == package.name);
         let fits = spec.suite().is_none_or(|suite| package.suite == *suite)
@@ -104,17 +116,20 @@ impl Kept {
         closure: &Closure,
         apt: &Apt,
         question: &Question,
-        index: &Index<'_>,
+        (index, excluded): (&Index<'_>, &BTreeSet<&str>),
     ) -> Result<BTreeMap<String, String>, ResolveError> {
         let mut versions = BTreeMap::new();
-        let mut installed = question.installed.clone();
+        let mut stanzas = Vec::new();
         for package in self.packages.iter().filter(|package| package.is_in(closure)) {
             let (name, version) = (package.name.as_str(), package.version.as_str());
+            if excluded.contains(name) {
+                continue;
+            }
             let cached = self.stanzas.get(&(name.to_owned(), version.to_owned()));
             let indexed = index.exactly(name, version, None).map(|c| c.stanza.text());
             // One that neither archive nor cache knows cannot be kept: it moves.
             if let Some(stanza) = cached.map(String::as_str).or(indexed) {
-                installed.push(as_installed(stanza));
+                stanzas.push(as_installed(stanza));
                 versions.insert(name.to_owned(), version.to_owned());
             }
         }
@@ -123,7 +138,13 @@ impl Kept {
             return Ok(versions);
         }
         let what = format!("an update of the {closure} closure");
-        let moved = Question { what, wanted, installed, held: BTreeMap::new() };
+        let (installed, unmet) = met(&question.installed, stanzas);
+        let held = unmet.iter().filter_map(|stanza| {
+            let name = Paragraph::new(stanza).field("Package")?.to_owned();
+            Some((name.clone(), versions.get(&name)?.clone()))
+        });
+        let held = held.filter(|(name, _)| !self.moving.iter().any(|moves| moves.as_str() == name));
+        let moved = Question { what, wanted, held: held.collect(), installed };
         for chosen in apt.ask(&moved)? {
             versions.insert(chosen.name, chosen.version);
         }
@@ -163,6 +184,40 @@ impl Kept {
 
 fn of(package: &LockedPackage, closure: &Closure) -> LockedPackage {
     LockedPackage { closures: vec![closure.clone()], ..package.clone() }
+}
+
+/// What apt is told is installed, and those of `stanzas` that it is not told of: they need what is
+/// not there, as the old recipe left it out and the new one does not, and apt would do nothing else
+/// than to ask for a repair.
+fn met(stand_ins: &[String], mut stanzas: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let mut unmet = Vec::new();
+    loop {
+        let (good, bad): (Vec<String>, Vec<String>) = {
+            let have: BTreeSet<&str> =
+                stand_ins.iter().chain(&stanzas).flat_map(|stanza| names_of(stanza)).collect();
+            stanzas.iter().cloned().partition(|stanza| has_needs(stanza, &have))
+        };
+        stanzas = good;
+        if bad.is_empty() {
+            return ([stand_ins, &stanzas].concat(), unmet);
+        }
+        unmet.extend(bad);
+    }
+}
+
+/// The names that a package answers to.
+fn names_of(stanza: &str) -> impl Iterator<Item = &str> {
+    let fields = ["Package", "Provides"].map(|name| Paragraph::new(stanza).field(name));
+    fields.into_iter().flatten().flat_map(|value| value.split(',')).map(name_in_clause)
+}
+
+/// Is one alternative of each thing that a package needs among `have`? Versions are not looked at.
+fn has_needs(stanza: &str, have: &BTreeSet<&str>) -> bool {
+    let fields = ["Depends", "Pre-Depends"].map(|name| Paragraph::new(stanza).field(name));
+    let mut clauses = fields.into_iter().flatten().flat_map(|value| value.split(','));
+    clauses.all(|clause| {
+        clause.trim().is_empty() || clause.split('|').any(|one| have.contains(name_in_clause(one)))
+    })
 }
 
 /// The fields that an index has beside those of a control file, and the end of the stanza.

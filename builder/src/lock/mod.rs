@@ -5,6 +5,7 @@
 //! change of one package is a change of a few lines.
 
 mod apt;
+mod base;
 mod kept;
 mod resolve;
 mod summary;

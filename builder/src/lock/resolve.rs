@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::apt::{Apt, AptError, Chosen, Question};
+use super::base::base_lock;
 use super::kept::Kept;
 use super::{Closure, Lock, LockError, LockSummary, LockedPackage, LockedSource, LockedSuite};
 use crate::archive::{
@@ -23,9 +24,12 @@ pub struct LockOptions {
     pub mirrors: Mirrors,
     /// Files with keys; if empty, those of the machine.
     pub keyrings: Vec<PathBuf>,
-    /// `None` moves every package to its newest version. Else only these move, with what they
-    /// need, and what the recipe asks for anew is added.
+    /// `None` moves every package to its newest version, but for those of the lock of a recipe that
+    /// this one extends. Else only these move, with what they need, and what the recipe asks for
+    /// anew is added.
     pub update: Option<Vec<PackageName>>,
+    /// Move also what the lock of the extended recipe has.
+    pub newest: bool,
     /// How to fetch.
     pub fetch: FetchOptions,
     /// The time that Release files are judged by.
@@ -109,9 +113,13 @@ pub fn lock(
         Err(_) if options.update.is_none() => None,
         Err(error) => return Err(error.into()),
     };
-    let kept = match (&options.update, &old) {
-        (Some(names), Some(old)) => Some(Kept::new(old, names, &options.cache)?),
-        (Some(names), None) if !names.is_empty() => {
+    let base = if options.newest { None } else { base_lock(&recipe)? };
+    let kept = match (&options.update, &old, &base) {
+        (Some(names), Some(old), _) => Some(Kept::new(old, names, &options.cache)?),
+        (names, _, Some(base)) => {
+            Some(base.kept(&recipe, names.as_deref().unwrap_or_default(), &options.cache)?)
+        }
+        (Some(names), None, None) if !names.is_empty() => {
             return Err(ResolveError::NotLocked { name: names[0].clone() });
         }
         _ => None,
@@ -128,10 +136,21 @@ pub fn lock(
         packages.append(&mut resolver.closure(closure)?);
         phase.advance(1);
     }
+    let base = base.filter(|_| options.update.is_none() || old.is_none());
+    if base.is_some() {
+        resolver.follow_headers(&mut packages)?;
+    }
     let sources = resolver.sources(&Index::of_sources(&suites))?;
     let new = Lock::new(recipe.request_hash(), locked_suites, packages).with_sources(sources);
-    let mut summary = LockSummary::between(old.as_ref(), &new);
+    let before = old.as_ref().or(base.as_ref().map(|base| &base.lock));
+    let mut summary = LockSummary::between(before, &new);
     summary.notes = resolver.notes;
+    if let Some(base) = base {
+        summary.notes.push(format!(
+            "what {} has stays as it is there: --newest moves it, --update NAME one package",
+            base.dir.join(super::FILE_NAME).display()
+        ));
+    }
     if old.as_ref() != Some(&new) {
         new.save(dir)?;
     }
@@ -309,7 +328,7 @@ impl Resolver<'_> {
         let hidden: BTreeSet<&str> = exclude.iter().map(|e| e.package.as_str()).collect();
         let apt = Apt::new(&suites, extra, &hidden)?;
         if let Some(kept) = &self.kept {
-            question.held = kept.versions(closure, &apt, &question, self.index)?;
+            question.held = kept.versions(closure, &apt, &question, (self.index, &hidden))?;
             // A held version wins by its priority, which a request for a suite would override.
             for (wanted, spec) in question.wanted.iter_mut().zip(asked) {
                 if let Some(version) = question.held.get(spec.name().as_str()) {
@@ -332,6 +351,30 @@ impl Resolver<'_> {
         }
         self.note_idle(closure, exclude, &packages);
         Ok(packages)
+    }
+
+    /// Moves a kernel that was kept, where what stages compile against it is of another one: the
+    /// archive may have its headers no more.
+    fn follow_headers(&mut self, packages: &mut [LockedPackage]) -> Result<(), ResolveError> {
+        let stages = self.recipe.stages.iter().filter(|stage| stage.makes_modules());
+        let closures: Vec<_> = stages.map(|stage| Closure::Stage(stage.name.clone())).collect();
+        let fits = |kernel: &LockedPackage, packages: &[LockedPackage]| {
+            let headers = kernel.name.as_str().replacen("linux-image-", "linux-headers-", 1);
+            let is = |p: &LockedPackage| p.name.as_str() == headers && p.version == kernel.version;
+            closures.iter().all(|stage| packages.iter().any(|p| p.is_in(stage) && is(p)))
+        };
+        let at = packages.iter().position(|package| package.is_in(&Closure::Kernel));
+        let Some(at) = at.filter(|at| !fits(&packages[*at], packages)) else { return Ok(()) };
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        kept.let_go(Closure::Kernel);
+        if let Some(newest) = self.closure(&Closure::Kernel)?.pop().filter(|k| fits(k, packages)) {
+            self.notes.push(format!(
+                "the kernel moves from {} to {}: the archive has the headers of that one",
+                packages[at].version, newest.version
+            ));
+            packages[at] = newest;
+        }
+        Ok(())
     }
 
     /// What a verified index, or the old lock, has for apt's choice.
@@ -417,7 +460,7 @@ fn format_field(name: &str, value: &str) -> String {
 }
 
 /// The package's name in `libc6 (>= 2.38)` or `python3:any`.
-fn name_in_clause(clause: &str) -> &str {
+pub(super) fn name_in_clause(clause: &str) -> &str {
     let clause = clause.trim();
     clause.split([' ', '(', ':', '[']).next().unwrap_or_default()
 }

@@ -260,6 +260,88 @@ fn a_malformed_recipe_or_lock_is_told_by_line() {
     assert!(error.contains("image.toml:4:9: epoch: invalid type"), "{error}");
 }
 
+/// A recipe beside the one of `archive` that extends it by `text`.
+fn child(archive: &Archive, text: &str) -> std::path::PathBuf {
+    let dir = archive.path().join("child");
+    std::fs::create_dir_all(&dir).unwrap();
+    let head = "schema = 1\nextends = \"..\"\nname = \"child\"\nversion = \"0.1.0\"\n";
+    std::fs::write(dir.join("image.toml"), format!("{head}{text}")).unwrap();
+    dir
+}
+
+#[test]
+fn a_lock_of_an_extended_recipe_starts_from_its_base() {
+    let mut archive = archive();
+    archive.lock(None, &Silent).unwrap();
+    archive.offer("trixie", "libc", "2.2", "");
+    archive.offer("trixie", "linux-image-cloud", "6.3", "Depends: linux-image-6.3 (= 6.3-1)\n");
+    archive.offer("trixie", "linux-image-6.3", "6.3-1", "");
+    archive.offer("forky", "compiler", "2.1", "Depends: libc, runtime (= 2.0)\n");
+    archive.offer("trixie", "manual", "1.1", "");
+    archive.publish();
+    // What the base leaves out comes with what it needs, what the base has is dropped.
+    let text = "[remove]\npackages = [\"server\"]\nexclude = [\"dpkg\"]\n\
+                [guest]\npackages = [\"manual\"]\n[[guest.exclude]]\npackage = \"shell\"\n\
+                reason = \"test\"\n";
+    let dir = child(&archive, text);
+    let lock = |update, newest| archive.lock_at(&dir, update, newest, &Silent).unwrap();
+    let summary = lock(None, false);
+    let kept = [
+        "compiler 2.0 tools",
+        "dpkg 1.22 guest",
+        "libc 2.1 tools",
+        "linux-image-6.2 6.2-1 kernel",
+        "manual 1.1 guest",
+        "ovmf 2026.08 firmware",
+        "runtime 2.0 tools",
+        "tar-tool 1.0 guest",
+    ];
+    assert_eq!(Archive::locked_at(&dir), kept);
+    // It is compared with the base, and says where the versions are from.
+    assert_eq!(summary.moved.len(), 0, "{summary}");
+    let added: Vec<_> = summary.added.iter().map(|package| package.name.as_str()).collect();
+    assert_eq!(added, ["dpkg", "manual", "tar-tool"]);
+    assert!(summary.notes.last().unwrap().contains("image.lock has stays as it is"), "{summary}");
+    // Again, nothing moves; an update moves one, `newest` all.
+    assert!(lock(None, false).is_unchanged());
+    assert_eq!(lock(Some(&["libc"]), false).moved.len(), 1);
+    lock(None, true);
+    let moved = Archive::locked_at(&dir);
+    for package in ["compiler 2.1 tools", "libc 2.2 tools", "linux-image-6.3 6.3-1 kernel"] {
+        assert!(moved.contains(&package.to_owned()), "{moved:?}");
+    }
+    // Another kernel that is asked for is not the base's.
+    let text = "[kernel]\npackage = \"linux-image-6.3\"\n";
+    archive.lock_at(&child(&archive, text), None, false, &Silent).unwrap();
+    let locked = Archive::locked_at(&dir);
+    assert!(locked.contains(&"linux-image-6.3 6.3-1 kernel".to_owned()), "{locked:?}");
+    assert!(locked.contains(&"compiler 2.0 tools".to_owned()), "{locked:?}");
+}
+
+#[test]
+fn a_kernel_moves_with_the_headers_of_a_stage_that_its_base_has_not() {
+    let mut archive = archive();
+    archive.offer("trixie", "linux-headers-cloud", "6.2", "Depends: linux-headers-6.2 (= 6.2-1)\n");
+    archive.offer("trixie", "linux-headers-6.2", "6.2-1", "");
+    archive.publish();
+    archive.lock(None, &Silent).unwrap();
+    let stage = "[[stage]]\nname = \"driver\"\npackages = [\"linux-headers-cloud\"]\n\
+                 command = \"true\"\n[[stage.output]]\nfile = \"x.ko\"\nto = \"module\"\n";
+    let dir = child(&archive, stage);
+    archive.lock_at(&dir, None, false, &Silent).unwrap();
+    assert!(Archive::locked_at(&dir).contains(&"linux-image-6.2 6.2-1 kernel".to_owned()));
+    for name in ["image", "headers"] {
+        let needs = format!("Depends: linux-{name}-6.3 (= 6.3-1)\n");
+        archive.offer("trixie", &format!("linux-{name}-cloud"), "6.3", &needs);
+        archive.offer("trixie", &format!("linux-{name}-6.3"), "6.3-1", "");
+    }
+    archive.publish();
+    let summary = archive.lock_at(&dir, None, false, &Silent).unwrap();
+    let locked = Archive::locked_at(&dir);
+    assert!(locked.contains(&"linux-image-6.3 6.3-1 kernel".to_owned()), "{locked:?}");
+    assert!(summary.notes[0].contains("the kernel moves from 6.2-1 to 6.3-1"), "{summary}");
+}
+
 /// Adds `text` to the recipe of `archive`.
 fn extend_recipe(archive: &Archive, text: &str) {
     let path = archive.path().join("image.toml");

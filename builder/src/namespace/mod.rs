@@ -229,11 +229,11 @@ impl Program {
         let outputs = self.binds.iter().filter(|bind| bind.writable);
         let outputs: Vec<PathBuf> = outputs.map(|bind| bind.host.clone()).collect();
         let pid = child.id();
-        let (ended, watched) = mpsc::channel();
+        let (ended, over) = mpsc::channel();
         let (input, stuck, out, err) = std::thread::scope(|scope| {
             let out = scope.spawn(move || read_all(stdout));
             let watcher = scope.spawn(move || {
-                let stuck = watch::watch(pid, &outputs, self.patience, &watched);
+                let stuck = watch::watch(pid, &outputs, self.patience, &over);
                 if stuck.is_some() {
                     end(pid);
                 }

@@ -110,7 +110,7 @@ fn processor_time(pid: u32) -> u64 {
     total
 }
 
-/// Of a line of `/proc/PID/stat` (proc_pid_stat(5)): the parent, and utime, stime, cutime and cstime
+/// Of a line of `/proc/PID/stat` (`proc_pid_stat(5)`): the parent, and utime, stime, cutime and cstime
 /// together.
 fn parent_and_ticks(stat: &str) -> Option<(u32, u64)> {
     // The name, in parentheses, may hold anything.

@@ -4,6 +4,7 @@
 //! a package that was excluded from the closure must not be missed by what is left.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 use object::{Endianness, elf};
@@ -23,17 +24,37 @@ struct Needs {
     library: bool,
 }
 
+/// A library that a file names and that is not found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingLibrary {
+    /// The file, absolute.
+    pub file: String,
+    /// The package that has the file, or "the recipe".
+    pub package: String,
+    /// The library, as `libldap.so.2`.
+    pub library: String,
+}
+
+impl fmt::Display for MissingLibrary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} needs {}", self.file, self.package, self.library)
+    }
+}
+
 /// Checks all files of `tree`.
 ///
 /// # Errors
 /// When a library is named and not found, or a file cannot be read.
 pub fn check_libraries(tree: &Tree) -> Result<(), StepError> {
-    let missing = missing(tree)?;
+    let missing: Vec<_> = missing_libraries(tree)?.iter().map(ToString::to_string).collect();
     if missing.is_empty() { Ok(()) } else { Err(StepError::Libraries { missing }) }
 }
 
-/// A line for each library that is named and not found.
-fn missing(tree: &Tree) -> Result<Vec<String>, StepError> {
+/// Each library that a file of `tree` names and that is not found.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn missing_libraries(tree: &Tree) -> Result<Vec<MissingLibrary>, StepError> {
     let mut missing = Vec::new();
     let mut found = BTreeSet::new();
     for (path, node) in tree.nodes() {
@@ -51,7 +72,11 @@ fn missing(tree: &Tree) -> Result<Vec<String>, StepError> {
             let mut candidates = places.chain(own).chain(DEFAULT.map(str::to_owned));
             let default = found.contains(library);
             if !default && !candidates.any(|place| resolves(tree, &format!("{place}/{library}"))) {
-                missing.push(format!("/{path} of {} needs {library}", tree.origin(node)));
+                missing.push(MissingLibrary {
+                    file: format!("/{path}"),
+                    package: tree.origin(node).to_owned(),
+                    library: library.clone(),
+                });
             } else if needs.places.is_empty() && !needs.library {
                 found.insert(library.clone());
             }
@@ -159,12 +184,12 @@ mod tests {
         let mut tree = Tree::default();
         tree.put_file("usr/bin/sh", 0o755, &shell()).unwrap();
         tree.put_file("usr/bin/script", 0o755, b"#!/bin/sh\n").unwrap();
-        let found = missing(&tree).unwrap();
-        assert!(found.contains(&"/usr/bin/sh of the recipe needs libc.so.6".to_owned()));
+        let found = check_libraries(&tree).unwrap_err().to_string();
+        assert!(found.contains("/usr/bin/sh of the recipe needs libc.so.6"), "{found}");
         for library in &needed {
             tree.put_link(&format!("usr/lib/x86_64-linux-gnu/{library}"), "there").unwrap();
         }
-        assert_eq!(missing(&tree).unwrap().len(), needed.len());
+        assert_eq!(missing_libraries(&tree).unwrap().len(), needed.len());
         tree.put_file("usr/lib/x86_64-linux-gnu/there", 0o644, b"").unwrap();
         check_libraries(&tree).unwrap();
     }

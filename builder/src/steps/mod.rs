@@ -23,7 +23,7 @@ pub use accounts::{Accounts, check_owners, make_homes};
 pub use derived::{Durability, derived};
 pub use drop::drop_paths;
 pub use kernel::{Kernel, depmod, kernel, release, version_magic};
-pub use libraries::check_libraries;
+pub use libraries::{MissingLibrary, check_libraries, missing_libraries};
 pub use overlay::{Overlay, read_overlay};
 pub use place::{concatenate, fix_files, link, machine_id};
 pub use units::enable_units;
@@ -145,8 +145,8 @@ pub enum StepError {
     },
     /// Programs would not start.
     #[error(
-        "libraries are missing:\n    {}\nhint: add the package that has them, or drop the files that \
-         need them",
+        "libraries are missing:\n    {}\nhint: ask for the package that has them in [guest] packages, \
+         or drop the files that need them",
         missing.join("\n    ")
     )]
     Libraries {

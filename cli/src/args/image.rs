@@ -47,6 +47,10 @@ pub(crate) struct LockArgs {
     /// Move only this package, and what it then needs; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) update: Vec<String>,
+    /// Move also what the lock of the extended recipe has. Without it a lock of a recipe that
+    /// extends another keeps those versions, the kernel and the compiler among them
+    #[arg(long, conflicts_with = "update")]
+    pub(crate) newest: bool,
     /// Keyring to look for the archive's keys in, beside the machine's
     #[arg(long, value_name = "FILE")]
     pub(crate) keyring: Vec<PathBuf>,

@@ -27,6 +27,7 @@ pub(crate) fn lock(args: &LockArgs) -> anyhow::Result<Outcome> {
         mirrors: mirrors(&args.sources)?,
         keyrings: args.keyring.clone(),
         update: (!update.is_empty()).then_some(update),
+        newest: args.newest,
         fetch: fetch(&args.sources, false),
         now: SystemTime::now(),
     };
