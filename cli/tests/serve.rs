@@ -150,8 +150,12 @@ fn a_vm_is_run_shown_stopped_started_and_forgotten_by_the_daemon() {
     let mut published = String::new();
     stream.read_to_string(&mut published).unwrap();
     assert!(published.contains(digest), "{published}");
-    let (_, said) = host.casemate(0, &["stop", "vm-1", "--timeout", "0"]);
-    assert_eq!(said, "vm-1: stopped: QEMU quit\n");
+    let (_, said) = host.casemate(0, &["stop", "vm-1", "--timeout", "1"]);
+    let expected = "vm-1: it was told to stop\n\
+                    vm-1: the guest was asked to power off and has 1 s\n\
+                    vm-1: QEMU was told to quit\n\
+                    vm-1: stopped: killed, since the guest did not power off within 1 s\n";
+    assert_eq!(said, expected);
     host.casemate(0, &["start", "vm-1"]);
     let (_, said) = host.casemate(1, &["forget", "vm-1"]);
     assert!(said.contains("vm-1 is running") && said.contains("hint: stop it first"), "{said}");
@@ -201,7 +205,9 @@ fn without_a_daemon_the_verbs_work_alone() {
     let (_, said) = host.casemate(1, &["events"]);
     assert!(said.contains("cannot ask the daemon at"), "{said}");
     let (_, said) = host.casemate(0, &["stop", "vm-1", "--timeout", "0"]);
-    assert_eq!(said, "vm-1: stopped: QEMU quit\n");
+    let expected = "vm-1: QEMU was told to quit\n\
+                    vm-1: stopped: killed without asking the guest\n";
+    assert_eq!(said, expected);
     fs::remove_file(host.path("run/casemate/api.sock")).unwrap();
     let args = ["events", "--socket", "/nowhere/api.sock"];
     let (_, said) = host.casemate(1, &args);

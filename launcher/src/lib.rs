@@ -36,6 +36,7 @@ pub mod serve;
 mod shapes;
 mod start;
 pub mod state;
+pub mod stopping;
 mod supervise;
 pub mod topology;
 mod watch;

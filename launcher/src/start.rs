@@ -17,6 +17,7 @@ use crate::plan::LaunchPlan;
 use crate::process;
 use crate::progress::{Event, Progress};
 use crate::state::{self, StateError, StateRoot, VmName, VmPaths, VmState};
+use crate::stopping::{StopStep, Stopped, Word};
 use crate::watch;
 
 const TICK: Duration = Duration::from_millis(20);
@@ -27,6 +28,8 @@ const REPORT_FOR_DUTY: Duration = Duration::from_mins(1);
 const CLEAN_UP: Duration = Duration::from_secs(90);
 /// Most bytes of one line of progress.
 const MAX_LINE: u64 = 1024 * 1024;
+/// Most bytes of what a supervisor says of an order to stop.
+const MAX_ANSWER: u64 = 4096;
 /// The sector that disks are made of.
 const SECTOR: usize = 512;
 
@@ -333,11 +336,17 @@ pub fn list(root: &StateRoot) -> Result<Vec<Listed>, StateError> {
     Ok(listed)
 }
 
-/// Stops a VM: asks the guest to power off, and after `timeout` ends QEMU. Returns how it ended.
+/// Stops a VM: asks the guest to power off, and after `timeout` ends QEMU; with a `timeout` of
+/// zero the guest is not asked. `progress` hears how it goes. Returns how the VM ended.
 ///
 /// # Errors
 /// When no such VM runs, or it cannot be stopped.
-pub fn stop(root: &StateRoot, name: &VmName, timeout: Duration) -> Result<String, StopError> {
+pub fn stop(
+    root: &StateRoot,
+    name: &VmName,
+    timeout: Duration,
+    progress: &mut dyn FnMut(StopStep),
+) -> Result<Stopped, StopError> {
     let paths = root.vm(name)?;
     if root.lock(name)?.is_some() {
         paths.remove()?;
@@ -346,12 +355,12 @@ pub fn stop(root: &StateRoot, name: &VmName, timeout: Duration) -> Result<String
     let plan = paths.read_plan().ok().flatten();
     let release =
         |least| plan.as_ref().map_or(least, |p| patience::release(p.machine.memory, least));
-    let answer = ask_to_stop(&paths, timeout, release(watch::GRACE) * 3);
+    let answer = ask_to_stop(&paths, timeout, release(watch::GRACE) * 3, progress);
     let until = Instant::now() + if answer.is_some() { CLEAN_UP } else { Duration::ZERO };
     if let Some(lock) = wait_for_lock(root, name, until)? {
         paths.remove()?;
         drop(lock);
-        return Ok(answer.unwrap_or_else(|| "it had ended".to_owned()));
+        return Ok(answer.unwrap_or(Stopped::HadEnded));
     }
     // The supervisor hangs. QEMU dies with it.
     if let Ok(Some(state)) = paths.read_state() {
@@ -363,20 +372,38 @@ pub fn stop(root: &StateRoot, name: &VmName, timeout: Duration) -> Result<String
     match wait_for_lock(root, name, Instant::now() + release(CLEAN_UP))? {
         Some(_lock) => {
             paths.remove()?;
-            Ok("killed with its supervisor, which did not answer".to_owned())
+            Ok(Stopped::KilledWithSupervisor)
         }
         None => Err(StopError::StillRunning { name: name.clone() }),
     }
 }
 
-fn ask_to_stop(paths: &VmPaths, timeout: Duration, release: Duration) -> Option<String> {
+/// Has a VM that is being stopped end sooner. What is left of it is removed by who stops it.
+pub(crate) fn hasten(paths: &VmPaths, timeout: Duration) {
+    let _ = ask_to_stop(paths, timeout, watch::GRACE, &mut |_| ());
+}
+
+/// Gives the order and hears the supervisor out; `None` when it says no end.
+fn ask_to_stop(
+    paths: &VmPaths,
+    timeout: Duration,
+    release: Duration,
+    progress: &mut dyn FnMut(StopStep),
+) -> Option<Stopped> {
     let mut stream = UnixStream::connect(paths.control_socket()).ok()?;
     writeln!(stream, "stop {}", timeout.as_millis()).ok()?;
     stream.set_read_timeout(Some(timeout + release)).ok()?;
-    let mut line = String::new();
-    BufReader::new(stream.take(1024)).read_line(&mut line).ok()?;
-    let answer = line.trim();
-    (!answer.is_empty()).then(|| answer.to_owned())
+    let mut reader = BufReader::new(stream.take(MAX_ANSWER));
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match Word::parse(&line) {
+            Word::Step(step) => progress(step),
+            Word::Stopped(stopped) => return Some(stopped),
+        }
+    }
 }
 
 fn wait_for_lock(

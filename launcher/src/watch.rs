@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use casemate_measurements::platform::Platform;
-use casemate_measurements::stage::Stage;
+use casemate_measurements::stage::{Request, Stage};
 
 use crate::channel::{self, Channel, Signal};
 use crate::confine::{Confined, Confinement};
@@ -27,6 +27,7 @@ use crate::progress::{Event, Starter};
 use crate::psp::Processor;
 use crate::qmp::{self, Message, QmpError};
 use crate::state::{EndedBy, Phase, StageCode, VmState};
+use crate::stopping::{Next, POWERED_OFF, Stopping};
 use crate::supervise::{SuperviseError, keep_kvm};
 use crate::words::Words;
 
@@ -40,9 +41,6 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// How long what is left to read of a QEMU that has ended may take: a process that it left behind
 /// could keep a connection open for ever.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// What is said of a guest that powered off; a panic or a reset is told by another word.
-const POWERED_OFF: &str = "guest: guest-shutdown";
 
 /// How a run ended that was no failure of the release or the guest.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,21 +59,6 @@ pub(crate) enum Outcome {
         /// Whether it may pass: another program has KVM, or memory is short.
         passing: bool,
     },
-}
-
-/// How far an order to stop is carried out.
-#[derive(Debug)]
-struct Stopping {
-    order: Option<UnixStream>,
-    step: StopStep,
-    until: Instant,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StopStep {
-    Powerdown,
-    Quit,
-    Kill,
 }
 
 /// One run of QEMU.
@@ -102,6 +85,8 @@ pub(crate) struct Watch<'a> {
     psp_channel: Channel,
     processor: Option<Processor>,
     qmp: Option<UnixStream>,
+    /// The stage port, for what is asked of the guest.
+    stage: Option<UnixStream>,
     asked: Instant,
     shutdown: Option<String>,
     /// What an SNP guest gave as its reason when it asked to be ended: set and code.
@@ -189,6 +174,7 @@ impl<'a> Watch<'a> {
             psp_channel,
             processor,
             qmp: None,
+            stage: None,
             asked: begun,
             shutdown: None,
             terminated: None,
@@ -240,6 +226,8 @@ impl<'a> Watch<'a> {
     fn accept(&mut self) {
         let paths = &self.plan.paths;
         if let Some(stream) = self.stage_channel.accept(&paths.stage_socket()) {
+            let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
+            self.stage = stream.try_clone().ok();
             let sender = self.sender.clone();
             thread::spawn(move || channel::read_stages(stream, &sender));
             self.readers += 1;
@@ -304,6 +292,11 @@ impl<'a> Watch<'a> {
         }
         if self.timeouts.after(before) != self.timeouts.after(Some(stage)) {
             self.phase_started = Instant::now();
+        }
+        if stage == Stage::ShuttingDown
+            && let Some(stopping) = &mut self.stopping
+        {
+            stopping.shuts_down();
         }
         self.state.stage = Some(StageCode(stage));
         let at_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
@@ -391,33 +384,25 @@ impl<'a> Watch<'a> {
     /// Takes an order to stop.
     fn order(&mut self) {
         let Ok((stream, _)) = self.control.accept() else { return };
-        let Some(timeout) = channel::read_order(&stream) else { return };
-        let step = if self.is_up() { StopStep::Powerdown } else { StopStep::Quit };
-        let until = if step == StopStep::Powerdown {
-            self.tell("system_powerdown");
-            Instant::now() + timeout
-        } else {
+        let Some(time) = channel::read_order(&stream) else { return };
+        if let Some(stopping) = &mut self.stopping {
+            return stopping.join(stream, time);
+        }
+        let ask = |port: &mut UnixStream| port.write_all(&[Request::PowerOff.code()]).is_ok();
+        let asked = self.is_up() && !time.is_zero() && self.stage.as_mut().is_some_and(ask);
+        if !asked {
             self.tell("quit");
-            Instant::now() + self.grace.min(timeout)
-        };
-        self.stopping = Some(Stopping { order: Some(stream), step, until });
+        }
+        self.stopping = Some(Stopping::new(stream, asked.then_some(time), self.grace));
     }
 
     fn carry_on_stopping(&mut self) {
-        let Some(stopping) = &mut self.stopping else { return };
-        if Instant::now() < stopping.until {
-            return;
-        }
-        stopping.until = Instant::now() + self.grace;
-        match stopping.step {
-            StopStep::Powerdown => {
-                stopping.step = StopStep::Quit;
-                self.tell("quit");
-            }
-            StopStep::Quit | StopStep::Kill => {
-                stopping.step = StopStep::Kill;
+        match self.stopping.as_mut().and_then(|stopping| stopping.next(self.grace)) {
+            Some(Next::Quit) => self.tell("quit"),
+            Some(Next::Kill) => {
                 let _ = self.child.kill();
             }
+            None => {}
         }
     }
 
@@ -438,47 +423,22 @@ impl<'a> Watch<'a> {
         Err(SuperviseError::Timeout { stage, waited, accel: self.accel })
     }
 
-    /// QEMU has ended because it was told to; who told it waits for the answer.
-    fn stopped(&self, stopping: Stopping) -> Result<Outcome, SuperviseError> {
-        let how = match stopping.step {
-            StopStep::Powerdown => "the guest powered off",
-            StopStep::Quit => "QEMU quit",
-            StopStep::Kill => "QEMU was killed",
-        };
-        if let Some(mut order) = stopping.order {
-            let _ = writeln!(order, "{how}");
-        }
-        if self.is_up() {
-            return Ok(Outcome::Ended { reason: how.to_owned(), by: EndedBy::Order });
-        }
-        Err(SuperviseError::StoppedEarly { stage: self.last_stage() })
-    }
-
     /// QEMU has ended: why?
     fn ended(mut self, status: ExitStatus) -> Result<Outcome, SuperviseError> {
-        if let Some(stopping) = self.stopping.take() {
-            return self.stopped(stopping);
-        }
-        // What the guest and QEMU said last may still be on its way, in connections too that were
-        // not taken yet. Their other end is gone, so each is read to its end.
-        self.accept();
-        let until = Instant::now() + LAST_WORDS;
-        while self.readers > 0
-            && let Some(left) = until.checked_duration_since(Instant::now())
-        {
-            match self.signals.recv_timeout(left) {
-                // A monitor that is cut off is no other end than that of its process.
-                Ok(Signal::QmpFailed(error)) => self.qmp_lost(&error),
-                Ok(signal) => {
-                    if let Some(outcome) = self.take(signal)? {
-                        return Ok(outcome);
-                    }
-                }
-                Err(_) => break,
-            }
-        }
-        let stage = self.last_stage();
+        let heard = self.last_words();
         let how = describe(status);
+        let stage = self.last_stage();
+        if let Some(stopping) = self.stopping.take() {
+            let stopped = stopping.end(self.shutdown.take(), how);
+            if self.is_up() {
+                let reason = stopped.to_string();
+                return Ok(Outcome::Ended { reason, by: EndedBy::Order });
+            }
+            return Err(SuperviseError::StoppedEarly { stage });
+        }
+        if let Some(outcome) = heard? {
+            return Ok(outcome);
+        }
         if let Some(ended) = self.termination() {
             return ended;
         }
@@ -502,6 +462,28 @@ impl<'a> Watch<'a> {
             return Ok(Outcome::KvmFailed { reason, passing });
         }
         Err(SuperviseError::QemuDied { status: how, stage, complaint, said })
+    }
+
+    /// What the guest and QEMU said last may still be on its way, in connections too that were not
+    /// taken yet. Their other end is gone, so each is read to its end.
+    fn last_words(&mut self) -> Result<Option<Outcome>, SuperviseError> {
+        self.accept();
+        let until = Instant::now() + LAST_WORDS;
+        while self.readers > 0
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            match self.signals.recv_timeout(left) {
+                // A monitor that is cut off is no other end than that of its process.
+                Ok(Signal::QmpFailed(error)) => self.qmp_lost(&error),
+                Ok(signal) => {
+                    if let Some(outcome) = self.take(signal)? {
+                        return Ok(Some(outcome));
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -1,12 +1,13 @@
-//! Stage codes: all that a guest ever says to its host about itself.
+//! Stage codes: all that a guest ever says to its host about itself, and the one thing that a
+//! host may ask of it.
 //!
 //! One byte each, from a fixed list, written to the virtio-serial port [`PORT`]. They tell a
 //! miner how far a boot came and why it ended, and can carry nothing else: no message, no
-//! number of the guest's choosing, no log.
+//! number of the guest's choosing, no log. The other way goes a [`Request`].
 
 use std::fmt;
 
-/// Name of the virtio-serial port that the bytes are written to.
+/// Name of the virtio-serial port that the bytes are written to, in both directions.
 pub const PORT: &str = "casemate.stage";
 
 macro_rules! stages {
@@ -60,6 +61,8 @@ stages! {
     GpusPrepared = 0x23, "GPU device nodes made";
     /// They are those of the launch config, and give evidence.
     GpusChecked = 0x24, "GPUs checked";
+    /// The host asked it to power off, and it does: no evidence is served any more.
+    ShuttingDown = 0x30, "shutting down";
 
     /// A kernel module of the initrd could not be loaded.
     ModulesFailed = 0x81, "a kernel module did not load";
@@ -122,6 +125,32 @@ impl fmt::Display for Stage {
     }
 }
 
+/// What a host may ask of a guest that is ready: one byte on [`PORT`]. The guest ignores every
+/// other byte. Whoever runs a VM can end it at any time, so this gives him nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Request {
+    /// To end its services and to power off.
+    PowerOff = 0x70,
+}
+
+impl Request {
+    /// Every request.
+    pub const ALL: &'static [Self] = &[Self::PowerOff];
+
+    /// The byte on the wire.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The request of a byte; `None` for a byte that asks for nothing.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|request| request.code() == code)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +162,10 @@ mod tests {
         }
         assert_eq!(Stage::from_code(0), None);
         assert_eq!(Stage::from_code(b'\n'), None);
+    }
+    #[test]
+    fn exactly_one_byte_is_a_request() {
+        let asks = |code: &u8| Request::from_code(*code).is_some();
+        assert_eq!((0..=u8::MAX).filter(asks).collect::<Vec<_>>(), [Request::PowerOff.code()]);
     }
 }

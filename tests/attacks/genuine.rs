@@ -215,7 +215,7 @@ fn wait_for_banner(port: u16) {
 
 /// Not one byte of the kernel's or of userland's. The firmware clears the screens that it finds
 /// before the kernel runs: that is reported, must be nothing but such sequences, and must be all.
-fn consoles_are_silent(host: &Host, consoles: &[Console], before_init: &[u64]) {
+pub(crate) fn consoles_are_silent(host: &Host, consoles: &[Console], before_init: &[u64]) {
     assert!(consoles.len() >= 5, "only {} consoles were attached", consoles.len());
     assert_eq!(consoles.len(), before_init.len());
     for (console, before) in consoles.iter().zip(before_init) {

@@ -8,3 +8,4 @@ mod boot;
 mod genuine;
 mod gpu;
 mod id_block;
+mod stop;

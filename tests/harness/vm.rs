@@ -12,6 +12,7 @@ use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, Timeouts};
 use casemate_launcher::progress::Event;
 use casemate_launcher::release::Release;
 use casemate_launcher::state::{StateRoot, VmName};
+use casemate_launcher::stopping::{StopStep, Stopped};
 use casemate_launcher::{StartError, SupervisorCommand};
 use casemate_measurements::launch::VcpuCount;
 use casemate_measurements::manifest::Manifest;
@@ -235,6 +236,15 @@ impl Vm {
         command
     }
 
+    /// Stops this VM as `casemate stop` does; the steps, and how it ended.
+    #[must_use]
+    pub fn stop(&self, timeout: Duration) -> (Vec<StopStep>, Stopped) {
+        let mut steps = Vec::new();
+        let mut note = |step| steps.push(step);
+        let ended = casemate_launcher::stop(&self.root, &self.name, timeout, &mut note).unwrap();
+        (steps, ended)
+    }
+
     /// `casemate ssh` to this VM, with a command.
     #[must_use]
     pub fn ssh(&self, host: &Host, remote: &str) -> Command {
@@ -245,6 +255,6 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         // A test that ended its VM itself has nothing left to stop.
-        let _ = casemate_launcher::stop(&self.root, &self.name, Duration::from_secs(5));
+        let _ = casemate_launcher::stop(&self.root, &self.name, Duration::ZERO, &mut |_| ());
     }
 }

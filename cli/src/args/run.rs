@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use casemate_launcher::inventory::Address;
+use casemate_launcher::stopping::DEFAULT_TIME;
 use casemate_measurements::platform::Platform;
 use clap::{Args, ValueEnum};
 
@@ -103,8 +104,8 @@ pub(crate) enum Accel {
 pub(crate) struct StopArgs {
     /// Name of the VM
     pub(crate) name: String,
-    /// Seconds to wait for the guest before QEMU is ended
-    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    /// Seconds that the guest gets to power off before it is killed; 0: it is not asked
+    #[arg(long, default_value_t = DEFAULT_TIME.as_secs(), value_name = "SECONDS")]
     pub(crate) timeout: u64,
     #[command(flatten)]
     pub(crate) daemon: DaemonArgs,

@@ -290,9 +290,18 @@ fn event_row(event: &Event) -> Vec<String> {
 pub(crate) fn stop(client: &Client, name: &VmName, timeout: Duration) -> anyhow::Result<Outcome> {
     let mut last = heard(client.host())?.last_event;
     let mut view = heard(client.stop(name, timeout))?;
-    while view.doing.is_live() {
-        let events = heard(client.events(Some(last), Some(name), WAIT))?;
-        last = events.last().map_or(last, |event| event.id);
+    loop {
+        // What happened before it stopped is told before that.
+        let wait = if view.doing.is_live() { WAIT } else { 0 };
+        for event in heard(client.events(Some(last), Some(name), wait))? {
+            last = event.id;
+            if event.kind == EventKind::Stopping {
+                printer::say(&format!("{name}: {}", event.text));
+            }
+        }
+        if !view.doing.is_live() {
+            break;
+        }
         view = heard(client.status(name))?;
     }
     printer::say(&format!("{name}: {}", doing(&view)));

@@ -409,7 +409,8 @@ pub(crate) fn stop(args: &StopArgs) -> anyhow::Result<Outcome> {
         return daemon::stop(&client, &name, timeout);
     }
     let state = StateRoot::from_environment()?;
-    let how = casemate_launcher::stop(&state, &name, timeout)
+    let mut tell = |step| printer::say(&format!("{name}: {step}"));
+    let how = casemate_launcher::stop(&state, &name, timeout, &mut tell)
         .hint("`casemate ps` lists the VMs of this user")?;
     printer::say(&format!("{name}: stopped: {how}"));
     Ok(Outcome::Done)

@@ -3,7 +3,7 @@
 //! It refuses a launch config that `HOST_DATA` does not name before it parses a byte of it, makes
 //! the SSH host key and the TLS key of this boot, and serves evidence that binds them to a
 //! report of the platform which the measured command line names. It exits only to end the VM:
-//! its unit powers off when it does.
+//! its unit powers off when it does, in order where the host asked for it, else at once.
 
 mod deadline;
 mod error;
@@ -41,7 +41,7 @@ use casemate_measurements::cmdline::BootParams;
 use casemate_measurements::evidence::PORT;
 use casemate_measurements::hash::ReportData;
 use casemate_measurements::launch_config::LaunchConfig;
-use casemate_measurements::stage::Stage;
+use casemate_measurements::stage::{Request, Stage};
 use rustls::ServerConfig;
 
 use crate::gpu::helper::Helper;
@@ -54,6 +54,9 @@ const FIRST_REPORT: Duration = Duration::from_secs(30);
 const SSHD: u16 = 22;
 /// Pause between two looks whether the VM can be used.
 const READY_PAUSE: Duration = Duration::from_millis(100);
+/// How long one look at what the host asks for takes; between two it is seen whether the server
+/// still runs.
+const ASKED_PAUSE: Duration = Duration::from_secs(1);
 /// Addresses that no machine has (RFC 5737, RFC 3849): a route to them is a way out of the VM.
 const OUTSIDE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
@@ -74,15 +77,17 @@ pub struct Agent {
 pub fn main() -> ExitCode {
     let root = SysRoot::default();
     let mut stages = StagePort::new(root.clone());
-    let error = match run(&root, &mut stages) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    stages.report_last(error.stage());
-    ExitCode::FAILURE
+    match run(&root, &mut stages) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            stages.report_last(error.stage());
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallible, AgentError> {
+/// Serves until the host asks for the end.
+fn run(root: &SysRoot, stages: &mut StagePort) -> Result<(), AgentError> {
     let agent = prepare(root, &Helper::default(), stages)?;
     let listener = listen().map_err(AgentError::Listen)?;
     notify::ready().map_err(AgentError::Notify)?;
@@ -99,7 +104,17 @@ fn run(root: &SysRoot, stages: &mut StagePort) -> Result<std::convert::Infallibl
     }
     stages.report(Stage::Ready);
     stages.settle();
-    server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    while !server.is_finished() {
+        if let Some(Request::PowerOff) = stages.request(ASKED_PAUSE) {
+            stages.report(Stage::ShuttingDown);
+            stages.settle();
+            return Ok(());
+        }
+    }
+    match server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+        Ok(never) => match never {},
+        Err(error) => Err(error),
+    }
 }
 
 /// Does everything that comes before serving: reads what the guest was told, holds it to

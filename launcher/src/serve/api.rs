@@ -9,11 +9,12 @@ use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 
 use super::http::{Answer, Asked, Handler};
-use super::manager::{Command, Refused, Reply, STOP_TIMEOUT};
+use super::manager::{Command, Refused, Reply};
 use super::request::Accepted;
 use super::view::HostView;
 use super::wire::{self, EventsRequest, Refusal, Request, RunRequest};
 use crate::state::{StateRoot, VmName};
+use crate::stopping::DEFAULT_TIME;
 
 /// Answers clients.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Api {
             Request::Run(request) => self.run(*request).await,
             Request::Stop { name: vm, timeout } => {
                 let vm = name(vm)?;
-                let timeout = timeout.map_or(STOP_TIMEOUT, Duration::from_secs);
+                let timeout = timeout.map_or(DEFAULT_TIME, Duration::from_secs);
                 let view = self.ask(|reply| Command::Stop(vm, timeout, reply)).await?;
                 Ok(Answer::json(StatusCode::ACCEPTED, &view))
             }

@@ -19,13 +19,12 @@ use super::vm::{Doing, EventKind, NewEvent};
 use super::wanted::Wanted;
 use super::wire::{EventsRequest, MAX_EVENTS};
 use crate::publish::document::Published;
-use crate::start::{StartError, StopError, SupervisorCommand, start_detached};
+use crate::start::{StartError, StopError, SupervisorCommand, hasten, start_detached};
 use crate::state::{StateRoot, VmName};
+use crate::stopping::{DEFAULT_TIME, StopStep, Stopped};
 
 /// How often each VM is looked at.
 const TICK: Duration = Duration::from_millis(200);
-/// How long a guest gets to power off when nobody says.
-pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why the daemon does not do what it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +54,10 @@ pub(crate) enum Command {
     Trouble(Reply<Option<Trouble>>),
     /// The supervisor was started, or not.
     Started(VmName, Result<Child, StartError>),
+    /// An order to stop the VM is so far.
+    Stopping(VmName, StopStep),
     /// The VM was stopped, or not.
-    Stopped(VmName, Result<String, StopError>),
+    Stopped(VmName, Result<Stopped, StopError>),
     /// A file of the directory of wanted VMs was read.
     Planned(Box<(VmName, String, Result<Accepted, String>)>),
     /// Nothing more is to be done. VMs stay.
@@ -163,7 +164,7 @@ impl Manager {
         }
         let alive = matches!(self.root.lock(name), Ok(None));
         if alive && !wanted {
-            self.begin_stop(name, STOP_TIMEOUT);
+            self.begin_stop(name, DEFAULT_TIME);
         } else if rebooted && !alive {
             let now = now_ms();
             self.change(name, |vm| {
@@ -202,6 +203,10 @@ impl Manager {
             }
             Command::Trouble(reply) => drop(reply.send(Ok(self.trouble()))),
             Command::Started(name, result) => self.started(&name, result),
+            Command::Stopping(name, step) => {
+                let event = NewEvent::new(EventKind::Stopping, step.to_string());
+                self.change(&name, |_| vec![event]);
+            }
             Command::Stopped(name, result) => self.stopped(&name, result),
             Command::Planned(planned) => {
                 let (name, sha256, result) = *planned;
@@ -345,16 +350,21 @@ impl Manager {
         let Some(entry) = self.vms.get_mut(name) else { return };
         if entry.busy {
             entry.stop = Some(timeout);
+            if let Ok(paths) = self.root.vm(name) {
+                // A stop that is under way is hastened; a start finds the order when it is through.
+                thread::spawn(move || hasten(&paths, timeout));
+            }
             return;
         }
-        let (root, name) = (self.root.clone(), name.clone());
+        let (root, name, steps) = (self.root.clone(), name.clone(), self.sender.clone());
         self.busy(&name.clone(), move || {
-            let stopped = crate::start::stop(&root, &name, timeout);
+            let mut tell = |step| drop(steps.send(Command::Stopping(name.clone(), step)));
+            let stopped = crate::start::stop(&root, &name, timeout, &mut tell);
             Command::Stopped(name, stopped)
         });
     }
 
-    fn stopped(&mut self, name: &VmName, result: Result<String, StopError>) {
+    fn stopped(&mut self, name: &VmName, result: Result<Stopped, StopError>) {
         self.idle(name);
         if let Some(entry) = self.vms.get_mut(name) {
             // A second order has nothing left to stop.
@@ -362,13 +372,13 @@ impl Manager {
         }
         let how = match result {
             Ok(how) => how,
-            Err(StopError::NotRunning { .. }) => "it had ended".to_owned(),
+            Err(StopError::NotRunning { .. }) => Stopped::HadEnded,
             Err(error) => {
                 let problem = in_one_line(&error);
                 self.change(name, |vm| vec![vm.quarantine(&problem, now_ms())]);
                 return;
             }
         };
-        self.change(name, |vm| vec![vm.stopped(&how, now_ms())]);
+        self.change(name, |vm| vec![vm.stopped(&how.to_string(), now_ms())]);
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::keep::Trouble;
-use super::manager::{Command, Manager, STOP_TIMEOUT};
+use super::manager::{Command, Manager};
 use super::request::Accepted;
 use super::vm::{EventKind, NewEvent, Source};
 use crate::devices::Devices;
@@ -17,6 +17,7 @@ use crate::launch_file::LaunchFile;
 use crate::plan::{LaunchPlan, LaunchRequest};
 use crate::release::Release;
 use crate::state::{StateRoot, VmName};
+use crate::stopping::DEFAULT_TIME;
 use casemate_measurements::causes::in_one_line;
 use casemate_measurements::hash::Sha256Hash;
 use casemate_measurements::platform::Platform;
@@ -130,7 +131,7 @@ impl Manager {
             .collect();
         for name in gone {
             // One that cannot be recorded is stopped at the next look.
-            let _ = self.stop(&name, STOP_TIMEOUT);
+            let _ = self.stop(&name, DEFAULT_TIME);
         }
         for (name, bytes) in files {
             let sha256 = Sha256Hash::of(&bytes).to_string();

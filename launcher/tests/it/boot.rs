@@ -16,6 +16,7 @@ use casemate_launcher::plan::{AccelChoice, LaunchPlan, LaunchRequest, Timeouts};
 use casemate_launcher::progress::{Event, Progress};
 use casemate_launcher::release::Release;
 use casemate_launcher::state::{Phase, StateRoot};
+use casemate_launcher::stopping::Stopped;
 use casemate_launcher::{RunningVm, StartError, SupervisorCommand, list, start, stop, supervise};
 use casemate_measurements::platform::Platform;
 use casemate_measurements::policy::GuestPolicy;
@@ -116,7 +117,7 @@ fn launch(plan: &LaunchPlan) -> (Result<RunningVm, StartError>, Vec<Progress>) {
 impl Drop for Bench {
     fn drop(&mut self) {
         for name in self.root.names().unwrap() {
-            let _ = stop(&self.root, &name, Duration::ZERO);
+            let _ = stop(&self.root, &name, Duration::ZERO, &mut |_| ());
         }
     }
 }
@@ -156,9 +157,8 @@ fn a_vm_comes_up_and_is_stopped() {
     assert_eq!(listed[0].state.as_ref().map(|state| &state.phase), Some(&Phase::Running));
     let qemu = vm.state.qemu.unwrap();
     assert!(qemu.is_alive());
-    // This guest ignores the power button.
-    let how = stop(&bench.root, &plan.name, Duration::from_secs(1)).unwrap();
-    assert_eq!(how, "QEMU quit");
+    let how = stop(&bench.root, &plan.name, Duration::from_mins(5), &mut |_| ()).unwrap();
+    assert_eq!(how, Stopped::PoweredOff);
     assert!(!qemu.is_alive() && bench.is_empty());
 }
 
@@ -189,7 +189,7 @@ fn firmware_refuses_what_does_not_hash_to_its_table() {
     // How long this host takes, today, for what the firmware accepts.
     let genuine = launch(&bench.plan(&emulated("genuine"))).0.unwrap();
     let first = Duration::from_millis(genuine.state.reached_ms[&Stage::InitStarted.code()]);
-    stop(&bench.root, &genuine.state.name, Duration::ZERO).unwrap();
+    stop(&bench.root, &genuine.state.name, Duration::ZERO, &mut |_| ()).unwrap();
     let first_stage = first * 3 + Duration::from_secs(3);
     let timeouts = Timeouts { first_stage, ..Timeouts::for_accel(Accel::Tcg) };
     let request = LaunchRequest { timeouts: Some(timeouts), ..emulated("vm-1") };

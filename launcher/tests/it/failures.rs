@@ -81,7 +81,7 @@ impl Bench {
         let started = start(&plan, &supervisor, &mut |progress| {
             fell_back |= matches!(progress.event, Event::KvmBroken { .. });
         });
-        let _ = stop(&self.root, &plan.name, std::time::Duration::ZERO);
+        let _ = stop(&self.root, &plan.name, std::time::Duration::ZERO, &mut |_| ());
         let result = match started {
             Ok(_) => Ok(()),
             Err(StartError::Failed { message, hint, .. }) => {

@@ -65,8 +65,12 @@ fn main() {
         psp.read_exact(&mut certificates).unwrap();
     }
     stage.write_all(&[0x11, 0x12, 0x13]).unwrap();
+    let mut asked = [0];
     loop {
-        std::thread::sleep(std::time::Duration::from_secs(3600));
+        if stage.read(&mut asked).is_ok_and(|len| len == 1) && asked == [0x70] {
+            stage.write_all(&[0x30]).unwrap();
+            unsafe { reboot(0x4321_fedc) };
+        }
     }
 }
 "#;

@@ -20,9 +20,10 @@ use casemate_measurements::platform::Platform;
 use crate::fake_host::{FakeHost, address, gpu};
 use crate::fixture::{Contents, request, snp_host};
 
-/// Connects as QEMU does, says every stage of a boot, and quits when it is told to.
+/// Connects as QEMU does, says every stage of a boot, powers off when it is asked to and quits when
+/// it is told to.
 const QEMU: &str = r#"#!/usr/bin/python3
-import json, socket, sys
+import json, os, socket, sys, threading
 def connect(name):
     start = f'socket,id={name},path='
     path = next(word for word in sys.argv if word.startswith(start))[len(start):].split(',')[0]
@@ -33,8 +34,12 @@ assert any('"driver":"vfio-pci"' in word for word in sys.argv), sys.argv
 stage, qmp = connect('stage'), connect('qmp')
 qmp.sendall(b'{"QMP": {}}\n')
 stage.sendall(bytes([1, 2, 3, 4, 5, 6, 16, 17, 18, 19]))
+def heed():
+    if stage.recv(1) == b'\x70':
+        os._exit(0)
+threading.Thread(target=heed, daemon=True).start()
 for line in qmp.makefile():
-    if json.loads(line)['execute'] in ('quit', 'system_powerdown'):
+    if json.loads(line)['execute'] == 'quit':
         sys.exit(0)
     qmp.sendall(b'{"return": {"status": "running", "running": true}}\n')
 "#;
@@ -48,7 +53,7 @@ struct Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         for name in self.root.names().unwrap() {
-            let _ = stop(&self.root, &name, Duration::ZERO);
+            let _ = stop(&self.root, &name, Duration::ZERO, &mut |_| ());
         }
     }
 }
@@ -122,7 +127,7 @@ fn a_gpu_is_held_while_its_vm_runs_and_reset_when_it_ends() {
     assert!(message.contains("0000:10:00.0 is held by VM vm-1"), "{message}");
     assert!(hint.unwrap().contains("stop that VM"));
     assert_eq!(bench.host.resets(), [""; 0]);
-    stop(&bench.root, &plan.name, Duration::from_secs(20)).unwrap();
+    stop(&bench.root, &plan.name, Duration::from_secs(20), &mut |_| ()).unwrap();
     assert_eq!(bench.standing(), Some(Standing::Free));
     assert_eq!(bench.host.resets(), [gpu(0)]);
     // The next one has it at once.

@@ -30,7 +30,7 @@ fn a_vm_that_does_not_run_cannot_be_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let root = StateRoot::at(&dir.path().join("casemate")).unwrap();
     let name: VmName = "vm-1".parse().unwrap();
-    let error = stop(&root, &name, Duration::ZERO).unwrap_err();
+    let error = stop(&root, &name, Duration::ZERO, &mut |_| ()).unwrap_err();
     assert!(matches!(error, StopError::NotRunning { .. }), "{error}");
 }
 

@@ -264,7 +264,7 @@ impl Drop for Bench {
         }
         let Ok(root) = StateRoot::at(&self.path("s")) else { return };
         for name in root.names().unwrap_or_default() {
-            let _ = casemate_launcher::stop(&root, &name, Duration::ZERO);
+            let _ = casemate_launcher::stop(&root, &name, Duration::ZERO, &mut |_| ());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use casemate_launcher::serve::restart::{Restart, When};
-use casemate_launcher::serve::{Doing, EventKind, Source};
+use casemate_launcher::serve::{Doing, Event, EventKind, Source};
 use casemate_launcher::state::StateRoot;
 use rusqlite::Connection;
 
@@ -31,11 +31,13 @@ fn a_vm_is_run_seen_stopped_and_forgotten() {
     assert_eq!(refusal(client.forget(&vm("vm-1"))), "vm-1 is running");
     client.stop(&vm("vm-1"), Duration::ZERO).unwrap();
     let stopped = bench.until("vm-1", Doing::Stopped);
-    assert_eq!(stopped.reason.as_deref(), Some("QEMU quit"));
+    assert_eq!(stopped.reason.as_deref(), Some("killed without asking the guest"));
     assert!(!qemu(&view).is_alive());
     let mut expected = vec![EventKind::Accepted, EventKind::QemuStarted];
     expected.extend([EventKind::Stage; 10]);
-    expected.extend([EventKind::Running, EventKind::Stopping, EventKind::Stopped]);
+    // Told to stop, and QEMU told to quit.
+    expected.extend([EventKind::Running, EventKind::Stopping, EventKind::Stopping]);
+    expected.push(EventKind::Stopped);
     assert_eq!(bench.kinds("vm-1"), expected);
     assert_eq!(bench.events("vm-1")[2].stage, Some(1));
     client.forget(&vm("vm-1")).unwrap();
@@ -43,12 +45,78 @@ fn a_vm_is_run_seen_stopped_and_forgotten() {
 }
 
 #[test]
-fn a_guest_that_heeds_the_button_powers_off_and_one_that_ends_by_itself_may() {
-    let (bench, client) = Bench::started("fake.button");
+fn how_a_vm_that_was_told_to_stop_ended_is_said_as_it_was() {
+    // A guest that heeds gets all the time that it needs; the others get a moment.
+    let (long, moment) = (Duration::from_mins(10), Duration::from_secs(1));
+    for (words, time, steps, expected) in [
+        (
+            "fake.heeds",
+            long,
+            &[
+                "it was told to stop",
+                "the guest was asked to power off and has 600 s",
+                "the guest is shutting down",
+            ][..],
+            "the guest powered off",
+        ),
+        (
+            "",
+            moment,
+            &[
+                "it was told to stop",
+                "the guest was asked to power off and has 1 s",
+                "QEMU was told to quit",
+            ],
+            "killed, since the guest did not power off within 1 s",
+        ),
+        (
+            "fake.hangs",
+            moment,
+            &[
+                "it was told to stop",
+                "the guest was asked to power off and has 1 s",
+                "QEMU was told to quit",
+                "QEMU did not quit and was killed",
+            ],
+            "killed, since the guest did not power off within 1 s",
+        ),
+        (
+            "fake.panics",
+            long,
+            &["it was told to stop", "the guest was asked to power off and has 600 s"],
+            "the guest did not power off in order: it ended by guest: guest-reset",
+        ),
+    ] {
+        let (bench, client) = Bench::started(words);
+        bench.run("vm-1", at_once(3));
+        client.stop(&vm("vm-1"), time).unwrap();
+        let stopped = bench.until("vm-1", Doing::Stopped);
+        assert_eq!(stopped.reason.as_deref(), Some(expected), "{words}");
+        let events = bench.events("vm-1").into_iter();
+        let said = events.filter(|event| event.kind == EventKind::Stopping);
+        let said: Vec<String> = said.map(|event| event.text).collect();
+        assert_eq!(said, steps, "{words}");
+    }
+}
+
+#[test]
+fn a_second_order_hastens_the_end() {
+    let (bench, client) = Bench::started("");
     bench.run("vm-1", at_once(3));
-    client.stop(&vm("vm-1"), Duration::from_secs(30)).unwrap();
+    client.stop(&vm("vm-1"), Duration::from_mins(10)).unwrap();
+    wait_for("the request", || {
+        let asked = |event: &Event| event.text.contains("was asked to power off");
+        bench.events("vm-1").iter().any(asked).then_some(())
+    });
+    client.stop(&vm("vm-1"), Duration::ZERO).unwrap();
     let stopped = bench.until("vm-1", Doing::Stopped);
-    assert_eq!(stopped.reason.as_deref(), Some("the guest powered off"));
+    let reason = stopped.reason.unwrap();
+    assert!(reason.starts_with("killed, since the guest did not power off within"), "{reason}");
+    assert!(!reason.contains("600 s"), "it did not get that long: {reason}");
+}
+
+#[test]
+fn a_guest_may_end_by_itself() {
     let (bench, client) = Bench::started("fake.off");
     client.run(&bench.request("vm-1", at_once(3))).unwrap();
     let ended = bench.until("vm-1", Doing::Ended);
