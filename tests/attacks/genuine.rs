@@ -16,6 +16,8 @@ use casemate_validator::fetch::{self, Limits};
 use casemate_validator::trust;
 use casemate_validator::verify::now;
 
+use crate::owner::Owner;
+
 #[test]
 fn a_genuine_vm_is_verified_and_everything_else_is_refused() {
     let host = Host::default();
@@ -29,6 +31,8 @@ fn a_genuine_vm_is_verified_and_everything_else_is_refused() {
     std::fs::copy(release().join("root.img"), &root).unwrap();
     plan.machine.root_disk.clone_from(&root);
 
+    let owner = Owner::attach(&host, &mut plan);
+
     let seen = host.launch(&plan);
     let vm = seen.result.unwrap();
     verified_and_connected(&host, &vm);
@@ -38,8 +42,12 @@ fn a_genuine_vm_is_verified_and_everything_else_is_refused() {
     another_key_is_refused_on_request(&host, &vm);
     replayed_evidence_is_refused(&vm);
     redirected_ssh_is_refused(&host, &vm);
+    the_kernel_takes_no_orders_and_has_no_store_for_its_log(&host, &vm, &owner);
     consoles_are_silent(&host, &vm.plan.machine.consoles, &seen.before_init);
     changed_while_running(&host, &vm, &root);
+    // It panicked.
+    owner.wait_for_the_end();
+    assert_eq!(owner.log(), "", "the kernel's log is in the owner's hands");
 }
 
 fn verified_and_connected(host: &Host, vm: &Vm) {
@@ -164,6 +172,25 @@ fn redirected_ssh_is_refused(host: &Host, vm: &Vm) {
     let relayed = relay(vm.ssh_port());
     let output = expect_code(0, &mut vm.ssh_at(host, relayed, "echo connected"));
     assert_eq!(output.stdout, b"connected\n");
+}
+
+/// `SysRq` would show the registers of a tenant's process and end the VM; a store of the host's would
+/// take the kernel's log.
+fn the_kernel_takes_no_orders_and_has_no_store_for_its_log(host: &Host, vm: &Vm, owner: &Owner) {
+    // Registers, backtraces, a crash, power off, a reset.
+    owner.press_sysrq(&["p", "l", "c", "o", "b"]);
+    // A kernel without them has no such files.
+    let remote = "for f in /proc/sys/kernel/sysrq /sys/module/pstore/parameters/backend; do \
+                  [ ! -e $f ] || cat $f; done; cat /proc/cmdline";
+    let output = expect_code(0, &mut vm.ssh(host, remote));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    let (cmdline, settings) = lines.split_last().unwrap();
+    assert!(settings.iter().all(|setting| ["0", "null"].contains(setting)), "{said}");
+    assert!(cmdline.ends_with(&Vm::manifest().boot.cmdline), "{said}");
+    let keyboards = "grep -l '' /sys/bus/serio/devices/*/input/input*/name 2>/dev/null; true";
+    assert_eq!(expect_code(0, &mut vm.ssh(host, keyboards)).stdout, b"", "a keyboard is there");
+    assert_eq!(owner.log(), "");
 }
 
 struct Ended(Child);

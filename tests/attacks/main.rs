@@ -8,4 +8,5 @@ mod boot;
 mod genuine;
 mod gpu;
 mod id_block;
+mod owner;
 mod stop;
