@@ -77,16 +77,18 @@ impl Timeouts {
 
     /// What is ample for a VM with GPUs on KVM. Its firmware sizes and maps every window, which
     /// took half a minute a GPU with old firmware, and memory that is accepted before use took
-    /// 2.5 s a GiB: a VM that is slow is not to be taken for one that hangs.
+    /// 2.5 s a GiB. The guest's own units bound the driver (300 s), its persistence daemon (600 s)
+    /// and the agent (300 s): a VM that is slow is not to be taken for one that hangs.
     #[must_use]
     pub fn with_devices(devices: &Passthrough, memory: Memory) -> Self {
         let usual = Self::for_accel(Accel::Kvm);
         let count = u32::try_from(devices.devices().count()).unwrap_or(u32::MAX);
         let windows = Duration::from_mins(1).saturating_mul(count);
+        let units = Duration::from_mins(20);
         let accepting = Duration::from_secs(3).saturating_mul(memory.mib() / 1024);
         Self {
             first_stage: usual.first_stage.saturating_add(windows).saturating_add(accepting),
-            ready: usual.ready.saturating_add(windows),
+            ready: usual.ready.saturating_add(units).saturating_add(windows),
             ..usual
         }
     }

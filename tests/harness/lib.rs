@@ -115,7 +115,7 @@ pub fn gpu_release_that_tries() -> &'static Path {
         .to_owned();
     let mut start = |command: &str| writeln!(unit, "ExecStart=-{command}").unwrap();
     // In the order of casemate-gpu: what does not load is said before the driver is tried.
-    start(&format!("/usr/sbin/modprobe -a {}", CIPHERS.join(" ")));
+    start(&format!("/usr/sbin/modprobe -a {}", CIPHERS.map(|cipher| cipher.alias).join(" ")));
     start("/usr/sbin/modprobe nvidia");
     for node in ["nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"] {
         start(&format!("/usr/bin/mknod -m 0666 /dev/{node} c 1 3"));

@@ -2,7 +2,8 @@
 //! load them: each after those it depends on.
 //!
 //! Dependencies are read from the modules themselves (section `.modinfo`), so nothing has to
-//! stand on a machine's disk for `depmod` to find.
+//! stand on a machine's disk for `depmod` to find. A cipher may be named by its alias instead
+//! (`crypto-sha512`): the modules that offer it have other names in each kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -18,6 +19,8 @@ pub struct ModInfo {
     pub depends: Vec<String>,
     /// Modules that should be there first, if they are there at all.
     pub softdeps: Vec<String>,
+    /// Names by which modprobe takes it, too.
+    pub aliases: Vec<String>,
     /// The kernel that it was made for, and options of that kernel.
     pub vermagic: String,
 }
@@ -36,7 +39,7 @@ pub enum ModuleError {
     /// A module is asked for or depended on and the kernel package has none of that name.
     #[error(
         "the kernel has no module {name:?} (asked for by {by}); modules are named as modprobe \
-         takes them, built-in ones are fine"
+         takes them, ciphers also by alias (\"crypto-sha512\"), and built-in ones are fine"
     )]
     Unknown {
         /// The module.
@@ -66,7 +69,13 @@ pub enum ModuleError {
 pub struct ModuleIndex {
     files: BTreeMap<String, String>,
     builtin: BTreeSet<String>,
+    builtin_aliases: BTreeSet<String>,
 }
+
+/// What the alias of every cipher begins with.
+const CIPHER: &str = "crypto_";
+/// The modules that offer ciphers have this in their path.
+const CIPHERS: &str = "/crypto/";
 
 /// A module that was chosen.
 #[derive(Debug, Clone)]
@@ -88,11 +97,20 @@ pub fn module_name(path: &str) -> Option<String> {
 }
 
 impl ModuleIndex {
-    /// Takes the paths of all files of a kernel and its `modules.builtin`.
-    pub fn new<'a>(paths: impl Iterator<Item = &'a str>, builtin: &str) -> Self {
+    /// Takes the paths of all files of a kernel, its `modules.builtin` and its
+    /// `modules.builtin.modinfo`.
+    pub fn new<'a>(paths: impl Iterator<Item = &'a str>, builtin: &str, modinfo: &[u8]) -> Self {
+        // `MODULE.FIELD=VALUE`, as far as a zero.
+        let alias = |field: &[u8]| {
+            let field = String::from_utf8_lossy(field);
+            let (key, value) = field.split_once('=')?;
+            let (_, key) = key.split_once('.')?;
+            (key == "alias").then(|| underscored(value))
+        };
         Self {
             files: paths.filter_map(|p| Some((module_name(p)?, p.to_owned()))).collect(),
             builtin: builtin.lines().filter_map(module_name).collect(),
+            builtin_aliases: modinfo.split(|b| *b == 0).filter_map(alias).collect(),
         }
     }
 
@@ -109,10 +127,35 @@ impl ModuleIndex {
         let mut chosen = Vec::new();
         let mut done = BTreeSet::new();
         for name in wanted {
-            let name = name.replace('-', "_");
-            self.visit(&name, "the recipe", &mut Vec::new(), &mut done, &mut chosen, &mut read)?;
+            for name in self.named(&underscored(name), &mut read)? {
+                let (above, by) = (&mut Vec::new(), "the recipe");
+                self.visit(&name, by, above, &mut done, &mut chosen, &mut read)?;
+            }
         }
         Ok(chosen)
+    }
+
+    /// The modules that a name of the recipe means: all that offer a cipher, none where only the
+    /// kernel itself offers it, and else the one of that name.
+    fn named(
+        &self,
+        name: &str,
+        read: &mut impl FnMut(&str) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Vec<String>, ModuleError> {
+        if !name.starts_with(CIPHER) {
+            return Ok(vec![name.to_owned()]);
+        }
+        let mut offering = Vec::new();
+        for (module, path) in self.files.iter().filter(|(_, path)| path.contains(CIPHERS)) {
+            if look(path, read)?.1.aliases.iter().any(|alias| alias == name) {
+                offering.push(module.clone());
+            }
+        }
+        if offering.is_empty() && !self.builtin_aliases.contains(name) {
+            // Said as the module that nobody knows.
+            offering.push(name.to_owned());
+        }
+        Ok(offering)
     }
 
     fn visit(
@@ -134,9 +177,7 @@ impl ModuleIndex {
             .files
             .get(name)
             .ok_or_else(|| ModuleError::Unknown { name: name.to_owned(), by: by.to_owned() })?;
-        let packed = read(path).map_err(|e| ModuleError::Read { path: path.clone(), source: e })?;
-        let bytes = decompress(path, packed)?;
-        let info = modinfo(path, &bytes)?;
+        let (bytes, info) = look(path, read)?;
         above.push(name.to_owned());
         for dependency in &info.depends {
             self.visit(dependency, name, above, done, chosen, read)?;
@@ -151,6 +192,18 @@ impl ModuleIndex {
         chosen.push(Module { name: name.to_owned(), path: path.clone(), bytes });
         Ok(())
     }
+}
+
+/// The bytes of a module, and what it says about itself.
+fn look(
+    path: &str,
+    read: &mut impl FnMut(&str) -> std::io::Result<Vec<u8>>,
+) -> Result<(Vec<u8>, ModInfo), ModuleError> {
+    let packed =
+        read(path).map_err(|source| ModuleError::Read { path: path.to_owned(), source })?;
+    let bytes = decompress(path, packed)?;
+    let info = modinfo(path, &bytes)?;
+    Ok((bytes, info))
 }
 
 /// The bytes of a module file, decompressed if its name ends in `.xz`.
@@ -182,14 +235,12 @@ pub fn modinfo(path: &str, bytes: &[u8]) -> Result<ModInfo, ModuleError> {
         let field = String::from_utf8_lossy(field);
         let Some((key, value)) = field.split_once('=') else { continue };
         match key {
-            "name" => info.name = value.replace('-', "_"),
+            "name" => info.name = underscored(value),
+            "alias" => info.aliases.push(underscored(value)),
             "vermagic" => value.trim_end().clone_into(&mut info.vermagic),
             "depends" => {
-                info.depends = value
-                    .split(',')
-                    .filter(|n| !n.is_empty())
-                    .map(|n| n.replace('-', "_"))
-                    .collect();
+                info.depends =
+                    value.split(',').filter(|n| !n.is_empty()).map(underscored).collect();
             }
             "softdep" => info.softdeps.extend(pre(value)),
             _ => {}
@@ -204,7 +255,12 @@ pub fn modinfo(path: &str, bytes: &[u8]) -> Result<ModInfo, ModuleError> {
 /// The modules of `pre: a b post: c` that come before.
 fn pre(softdep: &str) -> Vec<String> {
     let words = softdep.split_whitespace().skip_while(|w| *w != "pre:").skip(1);
-    words.take_while(|w| !w.ends_with(':')).map(|w| w.replace('-', "_")).collect()
+    words.take_while(|w| !w.ends_with(':')).map(underscored).collect()
+}
+
+/// A name as the kernel compares it.
+fn underscored(name: &str) -> String {
+    name.replace('-', "_")
 }
 
 #[cfg(test)]
@@ -269,12 +325,16 @@ mod tests {
         add("kernel/a.ko", "name=a depends=b");
         add("kernel/b.ko", "name=b depends=a");
         add("kernel/lost.ko", "name=lost depends=nowhere");
+        add("kernel/crypto/gcm.ko.xz", "name=gcm depends=sha alias=gcm alias=crypto-gcm");
+        add("kernel/x86/crypto/hash-fast.ko", "name=hash-fast alias=crypto-sha512");
+        add("kernel/crypto/hash.ko", "name=hash alias=crypto-sha384 alias=crypto-sha512");
         files
     }
 
     fn closure(wanted: &[&str]) -> Result<Vec<Module>, ModuleError> {
         let files = files();
-        let index = ModuleIndex::new(files.keys().map(String::as_str), "kernel/core.ko\n");
+        let builtin = b"sha.alias=crypto-sha512\0ecdsa.license=GPL\0ecdsa.alias=crypto-ecdsa-x\0";
+        let index = ModuleIndex::new(files.keys().map(String::as_str), "kernel/core.ko\n", builtin);
         let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
         index.closure(&wanted, |path| Ok(files[path].clone()))
     }
@@ -286,6 +346,18 @@ mod tests {
         assert_eq!(names, ["dm_mod", "dm_bufio", "sha", "dm_verity"]);
         assert!(modules.iter().all(|m| m.bytes.starts_with(b"\x7fELF")));
         assert_eq!(modules[3].path, "kernel/md/dm-verity.ko.xz");
+    }
+
+    #[test]
+    fn a_cipher_is_what_offers_it() {
+        let chosen = |name: &str| -> Vec<String> {
+            closure(&[name]).unwrap().into_iter().map(|module| module.name).collect()
+        };
+        assert_eq!(chosen("crypto-gcm"), ["sha", "gcm"]);
+        assert_eq!(chosen("crypto-sha512"), ["hash", "hash_fast"], "beside a built-in one");
+        assert_eq!(chosen("crypto-ecdsa-x"), [""; 0], "it is built in");
+        let error = closure(&["crypto-none"]).unwrap_err().to_string();
+        assert!(error.contains("crypto_none") && error.contains("the recipe"), "{error}");
     }
 
     #[test]

@@ -38,7 +38,10 @@ pub fn kernel(
     let base = format!("usr/lib/modules/{release}");
     let builtin = tree.read(&format!("{base}/modules.builtin"), "it names built-in modules")?;
     let files: Vec<&str> = tree.below(&base).map(|(path, _)| path).collect();
-    let index = ModuleIndex::new(files.into_iter(), &String::from_utf8_lossy(&builtin));
+    let modinfo =
+        tree.read(&format!("{base}/modules.builtin.modinfo"), "it names their aliases")?;
+    let builtin = String::from_utf8_lossy(&builtin);
+    let index = ModuleIndex::new(files.into_iter(), &builtin, &modinfo);
     let closure = |names: &[ModuleName]| {
         let names: Vec<String> = names.iter().map(|name| name.as_str().to_owned()).collect();
         index.closure(&names, |path| tree.read(path, "a module").map_err(std::io::Error::other))

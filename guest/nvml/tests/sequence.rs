@@ -150,8 +150,8 @@ fn gpus_are_reset_then_driven_then_checked_then_asked() {
     assert_eq!(guest.prepare(&guest.programs(2)).unwrap(), 2);
     assert_eq!(
         fs::read_to_string(guest.path("calls")).unwrap(),
-        "-a ecdh_generic ecdsa_generic gcm hmac sha512_generic\nnvidia\nflr1\nflr1\n\
-         -a nvidia_modeset nvidia_uvm\nnodes -c 0 -c 1 -u -m\n"
+        "crypto-ecdh\ncrypto-ecdsa-nist-p384\ncrypto-gcm\ncrypto-hmac\ncrypto-sha384\n\
+         nvidia\nflr1\nflr1\n-a nvidia_modeset nvidia_uvm\nnodes -c 0 -c 1 -u -m\n"
     );
     let stages = [Stage::GpusFound, Stage::GpusReset, Stage::GpusBound, Stage::GpusPrepared];
     assert_eq!(guest.stages(), stages);
@@ -223,7 +223,7 @@ fn the_driver_must_bind_to_every_gpu() {
 #[test]
 fn programs_that_fail_end_the_vm() {
     for (fails, stage) in [
-        ("-a ecdh_generic ecdsa_generic gcm hmac sha512_generic", Stage::GpuDriverFailed),
+        ("crypto-sha384", Stage::GpuDriverFailed),
         ("nvidia", Stage::GpuDriverFailed),
         ("-a nvidia_modeset nvidia_uvm", Stage::GpuDriverFailed),
         ("nodes -c 0 -u -m", Stage::GpuNodesFailed),
@@ -232,6 +232,27 @@ fn programs_that_fail_end_the_vm() {
         guest.put("fail", &format!("{fails}\n"));
         assert_eq!(guest.prepare(&guest.programs(1)).unwrap_err().stage(), stage, "{fails}");
     }
+}
+
+/// Where a cipher is built in, there may be no module that offers it, or one that this processor
+/// does not support.
+#[test]
+fn a_cipher_that_the_kernel_has_need_not_be_loaded() {
+    let guest = Guest::new(1);
+    guest.put("fail", "crypto-ecdsa-nist-p384\ncrypto-sha384\n");
+    let listed = |names: &[&str]| -> String {
+        let entry = |name: &&str| format!("name         : {name}\ndriver       : {name}-x\n\n");
+        names.iter().map(entry).collect()
+    };
+    guest.put("proc/crypto", &listed(&["sha384", "ecdsa-nist-p384"]));
+    assert_eq!(guest.prepare(&guest.programs(1)).unwrap(), 1);
+
+    let guest = Guest::new(1);
+    guest.put("fail", "crypto-sha384\n");
+    guest.put("proc/crypto", &listed(&["sha384-x", "xsha384", "sha512"]));
+    let error = guest.prepare(&guest.programs(1)).unwrap_err();
+    assert!(error.to_string().contains("sha384"), "{error}");
+    assert_eq!(error.stage(), Stage::GpuDriverFailed);
 }
 
 #[test]

@@ -22,12 +22,28 @@ use crate::sysfs::SysRoot;
 
 /// The driver.
 const DRIVER: &str = "nvidia";
-/// What the driver computes its session with a GPU by, and looks up by name.
-pub const CIPHERS: [&str; 5] = ["ecdh_generic", "ecdsa_generic", "gcm", "hmac", "sha512_generic"];
+/// What the driver computes its session with a GPU by, and looks up by name. Modules that offer it
+/// have other names in each kernel, and none where it is built in: the alias stays.
+pub const CIPHERS: [Cipher; 5] = [
+    Cipher { alias: "crypto-ecdh", algorithm: "ecdh-nist-p384" },
+    Cipher { alias: "crypto-ecdsa-nist-p384", algorithm: "ecdsa-nist-p384" },
+    Cipher { alias: "crypto-gcm", algorithm: "gcm(aes)" },
+    Cipher { alias: "crypto-hmac", algorithm: "hmac(sha384)" },
+    Cipher { alias: "crypto-sha384", algorithm: "sha384" },
+];
 /// What CUDA needs beside the driver.
 const BESIDE: [&str; 2] = ["nvidia_modeset", "nvidia_uvm"];
 /// Pause between two looks whether the driver is bound.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A cipher of the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Cipher {
+    /// What modprobe takes.
+    pub alias: &'static str,
+    /// What the driver asks for and `/proc/crypto` lists.
+    pub algorithm: &'static str,
+}
 
 /// The programs that are run, each with arguments before those of a call.
 #[derive(Debug, Clone)]
@@ -101,6 +117,14 @@ pub enum PrepareError {
     /// A module did not load.
     #[error("a module did not load")]
     Module(#[source] RunError),
+    /// A cipher is not there.
+    #[error("the kernel has no {algorithm}: nothing that offers it loads")]
+    Cipher {
+        /// The kernel's name for it.
+        algorithm: &'static str,
+        /// How its module failed.
+        source: RunError,
+    },
     /// The driver did not bind in time.
     #[error("the driver is bound to {bound} of {found} GPUs")]
     NotBound {
@@ -124,7 +148,7 @@ impl PrepareError {
         match self {
             Self::Pci(_) | Self::Unknown { .. } | Self::Switches { .. } => Stage::GpusRefused,
             Self::Early { .. } | Self::Reset { .. } => Stage::GpuResetFailed,
-            Self::Module(_) | Self::NotBound { .. } => Stage::GpuDriverFailed,
+            Self::Module(_) | Self::Cipher { .. } | Self::NotBound { .. } => Stage::GpuDriverFailed,
             Self::Nodes(_) | Self::Cdi(_) => Stage::GpuNodesFailed,
         }
     }
@@ -160,16 +184,20 @@ pub fn prepare(
     found.gpus.iter().try_for_each(reset)?;
     stages.report(Stage::GpusReset);
 
-    let modprobe = |arguments: &[&str]| {
-        run(&programs.modprobe, arguments, patience.program).map_err(PrepareError::Module)
-    };
-    let several = |names: &[&'static str]| [&["-a"][..], names].concat();
-    modprobe(&several(&CIPHERS))?;
-    modprobe(&[DRIVER])?;
+    let modprobe = |arguments: &[&str]| run(&programs.modprobe, arguments, patience.program);
+    for Cipher { alias, algorithm } in CIPHERS {
+        match modprobe(&[alias]) {
+            Err(source) if !offers(root, algorithm) => {
+                return Err(PrepareError::Cipher { algorithm, source });
+            }
+            _ => {}
+        }
+    }
+    modprobe(&[DRIVER]).map_err(PrepareError::Module)?;
     wait_until_bound(&found.gpus, patience.bind)?;
     stages.report(Stage::GpusBound);
 
-    modprobe(&several(&BESIDE))?;
+    modprobe(&[&["-a"][..], &BESIDE].concat()).map_err(PrepareError::Module)?;
     let numbers: Vec<String> = (0..found.gpus.len()).map(|number| number.to_string()).collect();
     let mut arguments: Vec<&str> = numbers.iter().flat_map(|number| ["-c", number]).collect();
     arguments.extend(["-u", "-m"]);
@@ -177,6 +205,15 @@ pub fn prepare(
     cdi::write(root, found.gpus.len()).map_err(PrepareError::Cdi)?;
     stages.report(Stage::GpusPrepared);
     Ok(found.gpus.len())
+}
+
+/// Whether the kernel lists an algorithm.
+fn offers(root: &SysRoot, algorithm: &str) -> bool {
+    let listed = fs::read_to_string(root.path("proc/crypto")).unwrap_or_default();
+    listed.lines().any(|line| {
+        line.split_once(':')
+            .is_some_and(|(field, name)| field.trim_end() == "name" && name.trim() == algorithm)
+    })
 }
 
 /// Resets the function alone (FLR), and by no other way: a reset of the bus would be one of the

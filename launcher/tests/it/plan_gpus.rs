@@ -289,6 +289,28 @@ fn what_the_vm_is_promised_is_in_host_data() {
     assert_eq!(without.timeouts, None);
 }
 
+/// The units of a guest with GPUs are bounded; the host gives up later than all of them.
+#[test]
+fn a_vm_with_gpus_gets_the_time_that_its_own_units_may_take() {
+    let images = concat!(env!("CARGO_MANIFEST_DIR"), "/../images");
+    let seconds = |unit: &str, key: &str| -> u64 {
+        let path = format!("{images}/gpu-hopper/rootfs/{unit}");
+        let text = fs::read_to_string(&path).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("{path} says no {key}")).parse().unwrap()
+    };
+    let start = |unit: &str| seconds(unit, "TimeoutStartSec");
+    let persistenced = start("usr/lib/systemd/system/casemate-persistenced.service");
+    let units = start("usr/lib/systemd/system/casemate-gpu.service")
+        + persistenced
+        + start("etc/systemd/system/casemate-agent.service.d/nvidia.conf");
+    assert!(persistenced >= 600, "eight GPUs were seen to take more than two minutes");
+    let boot = "etc/systemd/system/multi-user.target.d/nvidia.conf";
+    assert!(units < seconds(boot, "JobTimeoutSec"), "the boot is over before its units are");
+    let ready = case(hgx_h100_singles(), 1, None).plan().unwrap().timeouts.unwrap().ready;
+    assert!(ready.as_secs() > units, "{ready:?}, and the units may take {units} s");
+}
+
 #[test]
 fn planning_takes_no_time() {
     let case = case(b300(), 8, Some(46));
