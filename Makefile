@@ -10,6 +10,7 @@ OUT    ?= out
 IMAGE  ?= images/cpu-sandbox
 RUNS   ?= 100000
 CASEMATE ?= target/release/casemate
+DEBUG    := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # Of a release: see docs/releasing.md.
 RELEASE    ?= $(OUT)/$(notdir $(IMAGE))
@@ -20,7 +21,7 @@ BUILDER_ID ?= urn:casemate:builder:local
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup build module demo test images lint bench fuzz clean
+.PHONY: help setup build module demo test images lint bench bench-quick fuzz clean
 .PHONY: release-build release-compare release-sign release-verify release-show release-publish
 
 help: ## Show the targets
@@ -43,6 +44,7 @@ demo: build ## Build, measure, launch, attest and SSH into images/cpu-sandbox
 test: setup ## Run every test, the end-to-end and attack tests and a little fuzzing included
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace --no-fail-fast
+	@$(MAKE) --no-print-directory bench-quick
 	@tests/fuzz.sh 1000
 
 images: build ## Build and boot what compiles for minutes too, and hold it to be reproducible
@@ -66,6 +68,15 @@ bench: build ## Measure everything against peers, as docs/performance.md has it
 	$(CARGO) test --locked --package casemate-launcher --test it -- --ignored --exact --nocapture \
 		serve::figures::print
 	$(CARGO) test --release --locked --package casemate-registry --test it -- --ignored --nocapture speed
+
+# The figures mean nothing: it shows that every bench still runs.
+bench-quick: ## Run each part of `bench` once, unoptimised, as `make test` does
+	$(CARGO) build --locked --workspace --bins --examples --benches
+	@tests/bench.py $(DEBUG)/casemate $(IMAGE) --quick
+	@tests/bench_measuring.py --quick
+	@tests/bench_store.py $(DEBUG)/examples/transfer --quick
+	CASEMATE_BENCH_QUICK=1 $(CARGO) test --locked --workspace --test it -- --ignored --exact --nocapture \
+		serve::figures::print signing::speed keyless::speed
 
 release-build: build ## Build IMAGE into RELEASE; ORDER and JOBS must not matter
 	$(CASEMATE) image build $(IMAGE) --platform $(PLATFORM) --output $(RELEASE) \
