@@ -78,7 +78,8 @@ fn headers_and_kernel_are_one_version() {
     for dir in locked() {
         let recipe = Recipe::load(&dir).unwrap();
         let lock = Lock::load(&dir).unwrap();
-        let kernel = lock.closure(&Closure::Kernel).next().unwrap();
+        // A kernel that a stage makes gives its symbols to the stages after it.
+        let Some(kernel) = lock.closure(&Closure::Kernel).next() else { continue };
         let release = kernel.name.as_str().strip_prefix("linux-image-").unwrap();
         for stage in recipe.stages.iter().filter(|stage| stage.makes_modules()) {
             let closure = Closure::Stage(stage.name.clone());

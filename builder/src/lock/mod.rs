@@ -110,9 +110,12 @@ impl Closure {
     /// Those of `recipe`.
     #[must_use]
     pub fn of(recipe: &Recipe) -> Vec<Self> {
-        let firmware = recipe.firmware.package.is_some();
         let own = recipe.stages.iter().map(|stage| Self::Stage(stage.name.clone()));
-        let fixed = Self::ALL.into_iter().filter(|c| firmware || *c != Self::Firmware);
+        let fixed = Self::ALL.into_iter().filter(|closure| match closure {
+            Self::Firmware => recipe.firmware.package.is_some(),
+            Self::Kernel => recipe.kernel.package.is_some(),
+            _ => true,
+        });
         let mut all: Vec<Self> = fixed.chain(own).collect();
         all.sort();
         all

@@ -235,8 +235,9 @@ impl Resolver<'_> {
                 self.solve(closure, asked, &stage.exclude, &[])
             }
             Closure::Kernel => {
+                let Some(spec) = &recipe.kernel.package else { return Ok(Vec::new()) };
                 let index = self.index;
-                self.single(closure, "kernel.package", &recipe.kernel.package, |candidate| {
+                self.single(closure, "kernel.package", spec, |candidate| {
                     follow_meta(index, candidate)
                 })
             }

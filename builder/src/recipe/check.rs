@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use casemate_measurements::manifest::{FIRMWARE_ADDRESS_BITS, MOST_FIRMWARE_ADDRESS_BITS};
 
-use super::{Destination, Exclude, Image, PackageSpec, SCHEMA, Stage, StageOutput, Step};
+use super::{
+    Destination, Exclude, Image, PackageSpec, SCHEMA, Stage, StageName, StageOutput, Step,
+};
 
 /// A contradiction, and the field that it is told at.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ fn check_packages(image: &Image, suites: &BTreeSet<&str>) -> Result<(), Fault> {
         check_stage(image, stage, suites)?;
     }
     check_firmware(image, suites)?;
-    check_spec(&image.kernel.package, suites, || steps!["kernel", "package"])
+    check_kernel(image, suites)
 }
 
 fn check_spec(
@@ -156,13 +158,16 @@ fn check_stage(image: &Image, stage: &Stage, suites: &BTreeSet<&str>) -> Result<
             return Err(fault(steps, format!("{} stands here twice", file.name)));
         }
     }
-    let mut patches = BTreeSet::new();
-    for (index, patch) in stage.patches.iter().enumerate() {
-        if !patches.insert(patch.as_str().rsplit('/').next()) {
-            let message = "two patches of one name: the command sees names alone";
-            return Err(fault(at(steps!["patches", index]), message));
+    for (field, own) in [("patches", &stage.patches), ("own", &stage.own)] {
+        let mut names = BTreeSet::new();
+        for (index, file) in own.iter().enumerate() {
+            if !names.insert(file.name()) {
+                let message = format!("a second {}: the command sees names alone", file.name());
+                return Err(fault(at(steps![field, index]), message));
+            }
         }
     }
+    check_inputs(image, position, stage, &at)?;
     if stage.command.trim().is_empty() || stage.command.contains('\0') {
         return Err(fault(at(steps!["command"]), "there is nothing to run"));
     }
@@ -173,6 +178,32 @@ fn check_stage(image: &Image, stage: &Stage, suites: &BTreeSet<&str>) -> Result<
         return Err(fault(at(steps!["output"]), "a stage without output is of no use"));
     }
     check_outputs(image, stage, &at)
+}
+
+/// An input is an output of a stage that runs before.
+fn check_inputs(
+    image: &Image,
+    position: usize,
+    stage: &Stage,
+    at: &dyn Fn(Vec<Step>) -> Vec<Step>,
+) -> Result<(), Fault> {
+    let mut names = BTreeSet::new();
+    for (index, input) in stage.inputs.iter().enumerate() {
+        let at = |field: &str| at(steps!["input", index, field]);
+        let before = image.stages.iter().take(position).find(|other| other.name == input.stage);
+        let Some(before) = before else {
+            let message = format!("no stage before {} is called {}", stage.name, input.stage);
+            return Err(fault(at("stage"), message));
+        };
+        if !before.outputs.iter().any(|output| output.file == input.file) {
+            let message = format!("the stage {} has no output {}", input.stage, input.file);
+            return Err(fault(at("file"), message));
+        }
+        if !names.insert(&input.file) {
+            return Err(fault(at("file"), format!("{} stands here twice", input.file)));
+        }
+    }
+    Ok(())
 }
 
 fn check_outputs(
@@ -198,10 +229,44 @@ fn check_outputs(
                 let message = format!("[firmware] does not name the stage {}", stage.name);
                 return Err(fault(at("to"), message));
             }
-            Destination::Module | Destination::Firmware => {}
+            Destination::Kernel if image.kernel.stage.as_ref() != Some(&stage.name) => {
+                let message = format!("[kernel] does not name the stage {}", stage.name);
+                return Err(fault(at("to"), message));
+            }
+            Destination::Module
+            | Destination::Firmware
+            | Destination::Kernel
+            | Destination::Stage => {}
         }
     }
     Ok(())
+}
+
+/// The stage `name`, which the table `table` names, makes the one file that becomes `what`.
+fn check_maker(
+    image: &Image,
+    table: &str,
+    name: &StageName,
+    what: &Destination,
+) -> Result<(), Fault> {
+    let Some(stage) = image.stages.iter().find(|stage| stage.name == *name) else {
+        return Err(fault(steps![table, "stage"], format!("there is no stage {name}")));
+    };
+    let makes = |output: &&StageOutput| output.to == *what;
+    if stage.outputs.iter().filter(makes).count() != 1 {
+        let message = format!("the stage {name} has no one output to = \"{what}\"");
+        return Err(fault(steps![table, "stage"], message));
+    }
+    Ok(())
+}
+
+/// The kernel comes from a package or from a stage.
+fn check_kernel(image: &Image, suites: &BTreeSet<&str>) -> Result<(), Fault> {
+    match (&image.kernel.package, &image.kernel.stage) {
+        (Some(package), None) => check_spec(package, suites, || steps!["kernel", "package"]),
+        (None, Some(name)) => check_maker(image, "kernel", name, &Destination::Kernel),
+        _ => Err(fault(steps!["kernel"], "expected package or stage")),
+    }
 }
 
 /// The firmware comes from a package or from a stage, and it is said from where in there.
@@ -212,16 +277,7 @@ fn check_firmware(image: &Image, suites: &BTreeSet<&str>) -> Result<(), Fault> {
             check_spec(package, suites, || steps!["firmware", "package"])?;
         }
         (None, None, Some(name)) => {
-            let stage = image.stages.iter().find(|stage| stage.name == *name);
-            let Some(stage) = stage else {
-                let message = format!("there is no stage {name}");
-                return Err(fault(steps!["firmware", "stage"], message));
-            };
-            let makes = |output: &&StageOutput| output.to == Destination::Firmware;
-            if stage.outputs.iter().filter(makes).count() != 1 {
-                let message = format!("the stage {name} has no one output to = \"firmware\"");
-                return Err(fault(steps!["firmware", "stage"], message));
-            }
+            check_maker(image, "firmware", name, &Destination::Firmware)?;
         }
         _ => return Err(fault(steps!["firmware"], "expected package and path, or stage")),
     }

@@ -13,8 +13,9 @@ use super::check::Fault;
 use super::{
     AccountName, Archive, ArchiveName, Cmdline, Concat, CrateName, Exclude, FileFix, FileName,
     Firmware, Group, GuestPath, IdBlock, Image, ImageName, ImageVersion, Install, Link, Linked,
-    LocalPath, Measure, ModuleName, PackageName, PackageSpec, PathPattern, Programs, SCHEMA, Stage,
-    StageFile, StageName, StageSource, Step, UnitName, User,
+    LocalPath, Measure, ModuleName, OwnFile, PackageName, PackageSpec, PathPattern, Programs,
+    SCHEMA, Stage, StageFile, StageInput, StageName, StageOutput, StageSource, Step, UnitName,
+    User,
 };
 
 /// The contents of an `image.toml` with `extends`.
@@ -89,7 +90,7 @@ struct Change {
     stage: BTreeMap<StageName, StageChange>,
 }
 
-/// How a stage of the base differs. What it makes stays.
+/// How a stage of the base differs. What it makes stays; it can make more.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct StageChange {
@@ -99,6 +100,12 @@ struct StageChange {
     sources: Vec<StageSource>,
     #[serde(rename = "file")]
     files: Vec<StageFile>,
+    patches: Vec<OwnFile>,
+    own: Vec<OwnFile>,
+    #[serde(rename = "input")]
+    inputs: Vec<StageInput>,
+    #[serde(rename = "output")]
+    outputs: Vec<StageOutput>,
     prepare: Option<String>,
     command: Option<String>,
     remove: StageRemove,
@@ -113,6 +120,7 @@ struct StageRemove {
     sources: Vec<PackageName>,
     files: Vec<FileName>,
     patches: Vec<LocalPath>,
+    own: Vec<LocalPath>,
 }
 
 /// Where a recipe changes a stage of its base.
@@ -134,7 +142,8 @@ impl StageChange {
             remove("exclude", &mut stage.exclude, &gone.exclude, |a, b| a.package == *b)?;
             remove("sources", &mut stage.sources, &gone.sources, |a, b| a.package.name() == b)?;
             remove("files", &mut stage.files, &gone.files, |a, b| a.name == *b)?;
-            remove("patches", &mut stage.patches, &gone.patches, |a, b| a == b)
+            remove("own", &mut stage.own, &gone.own, |a, b| a.path() == b)?;
+            remove("patches", &mut stage.patches, &gone.patches, |a, b| a.path() == b)
         };
         removed().map_err(|fault| Fault {
             steps: [steps_of_change(name), fault.steps].concat(),
@@ -142,8 +151,13 @@ impl StageChange {
         })
     }
 
-    /// Adds to the reduced stage what is said of it.
-    fn add(self, stage: &mut Stage) {
+    /// Adds to the reduced stage what is said of it in the folder `dir`.
+    fn add(mut self, stage: &mut Stage, dir: &Path) {
+        self.patches.iter_mut().chain(&mut self.own).for_each(|file| file.found_in(dir));
+        stage.patches.extend(self.patches);
+        stage.own.extend(self.own);
+        stage.inputs.extend(self.inputs);
+        stage.outputs.extend(self.outputs);
         stage.packages.extend(self.packages);
         stage.exclude.extend(self.exclude);
         stage.sources.extend(self.sources);
@@ -190,6 +204,7 @@ struct MoreTools {
 #[serde(deny_unknown_fields, default)]
 struct MoreKernel {
     package: Option<PackageSpec>,
+    stage: Option<StageName>,
     cmdline: Option<Cmdline>,
     initrd_modules: Vec<ModuleName>,
     root_modules: Vec<ModuleName>,
@@ -319,11 +334,11 @@ impl Extension {
         linked.extend(self.programs.linked);
         for stage in &mut image.stages {
             if let Some(change) = self.change.stage.remove(&stage.name) {
-                change.add(stage);
+                change.add(stage, dir);
             }
         }
         for stage in &mut self.stages {
-            dir.clone_into(&mut stage.dir);
+            stage.found_in(dir);
         }
         image.stages.extend(self.stages);
         image.users.extend(self.users);
@@ -346,8 +361,8 @@ impl Extension {
 
 impl MoreKernel {
     fn add(self, kernel: &mut super::Kernel) -> Result<(), Fault> {
-        if let Some(package) = self.package {
-            kernel.package = package;
+        if self.package.is_some() || self.stage.is_some() {
+            (kernel.package, kernel.stage) = (self.package, self.stage);
         }
         if let Some(more) = self.cmdline {
             let steps = || vec!["kernel".into(), "cmdline".into()];

@@ -34,7 +34,8 @@ pub use sections::{
 };
 
 pub use stage::{
-    Destination, FileName, LocalPath, Stage, StageFile, StageName, StageOutput, StageSource,
+    Destination, FileName, LocalPath, OwnFile, Stage, StageFile, StageInput, StageName,
+    StageOutput, StageSource,
 };
 
 /// The schema this code reads and writes.
@@ -180,7 +181,7 @@ impl Recipe {
         if !extends {
             let mut image: Image = toml::from_str(text).map_err(malformed)?;
             for stage in &mut image.stages {
-                dir.clone_into(&mut stage.dir);
+                stage.found_in(dir);
             }
             check::check(&image).map_err(fault)?;
             let layers = vec![(dir.to_owned(), text.to_owned())];
@@ -294,7 +295,9 @@ impl Recipe {
         if let Some(package) = &self.image.firmware.package {
             line("firmware", &[&package.to_string()]);
         }
-        line("kernel", &[&self.image.kernel.package.to_string()]);
+        if let Some(package) = &self.image.kernel.package {
+            line("kernel", &[&package.to_string()]);
+        }
         for stage in &self.image.stages {
             line("stage", &[stage.name.as_str()]);
             for spec in &stage.packages {

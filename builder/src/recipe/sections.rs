@@ -94,7 +94,11 @@ pub struct Firmware {
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
     /// The package, or a meta package that depends on it; taken without other dependencies.
-    pub package: PackageSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PackageSpec>,
+    /// Instead of a package, the stage that makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<StageName>,
     /// The constant part of the command line.
     pub cmdline: Cmdline,
     /// Modules that the initrd loads, in this order; what they need is found.

@@ -31,6 +31,50 @@ word!(
         && text.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 );
 
+/// A file of the folder of the recipe that names it, which need not be the one that is built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "LocalPath", into = "LocalPath")]
+pub struct OwnFile {
+    path: LocalPath,
+    dir: PathBuf,
+}
+
+impl OwnFile {
+    /// The path in the recipe's folder.
+    #[must_use]
+    pub const fn path(&self) -> &LocalPath {
+        &self.path
+    }
+
+    /// The name that the command sees it by: the path without its folders.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.as_str().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn location(&self) -> PathBuf {
+        self.dir.join(self.path.as_str())
+    }
+
+    pub(super) fn found_in(&mut self, dir: &Path) {
+        dir.clone_into(&mut self.dir);
+    }
+}
+
+impl From<LocalPath> for OwnFile {
+    fn from(path: LocalPath) -> Self {
+        Self { path, dir: PathBuf::new() }
+    }
+}
+
+impl From<OwnFile> for LocalPath {
+    fn from(file: OwnFile) -> Self {
+        file.path
+    }
+}
+
 /// A stage: inputs by hash, a command without network, outputs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +94,13 @@ pub struct Stage {
     pub files: Vec<StageFile>,
     /// Patches of the recipe's folder, for the command to apply.
     #[serde(default)]
-    pub patches: Vec<LocalPath>,
+    pub patches: Vec<OwnFile>,
+    /// Further files of the recipe's folder, which the command sees below `/work/own`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<OwnFile>,
+    /// Outputs of stages before it.
+    #[serde(default, rename = "input", skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<StageInput>,
     /// What `sh -eu` runs before `command`, in the same shell: what differs between images that
     /// share the rest.
     #[serde(default)]
@@ -60,16 +110,12 @@ pub struct Stage {
     /// What the command makes.
     #[serde(rename = "output")]
     pub outputs: Vec<StageOutput>,
-    /// The folder that `patches` are in: that of the recipe which declares the stage.
-    #[serde(skip)]
-    pub(super) dir: PathBuf,
 }
 
 impl Stage {
-    /// The folder that [`Stage::patches`] are relative to.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Says which folder the files that it names are in.
+    pub(super) fn found_in(&mut self, dir: &Path) {
+        self.patches.iter_mut().chain(&mut self.own).for_each(|file| file.found_in(dir));
     }
 
     /// What is run, whole.
@@ -87,11 +133,10 @@ impl Stage {
         self.outputs.iter().any(|output| output.to == Destination::Module)
     }
 
-    /// The file that becomes the firmware, if there is one.
+    /// The file that becomes `what`, if there is one.
     #[must_use]
-    pub fn firmware(&self) -> Option<&FileName> {
-        let found = self.outputs.iter().find(|output| output.to == Destination::Firmware);
-        found.map(|output| &output.file)
+    pub fn output_to(&self, what: &Destination) -> Option<&FileName> {
+        self.outputs.iter().find(|output| output.to == *what).map(|output| &output.file)
     }
 }
 
@@ -116,6 +161,16 @@ pub struct StageFile {
     pub sha256: Sha256Hash,
 }
 
+/// `[[stage.input]]`: an output of a stage before it, which the command sees below `/work/input`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageInput {
+    /// The stage that makes it.
+    pub stage: StageName,
+    /// The file that it makes.
+    pub file: FileName,
+}
+
 /// `[[stage.output]]`: a file that the command leaves in `/work/out`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,6 +192,10 @@ pub enum Destination {
     Module,
     /// The firmware.
     Firmware,
+    /// The kernel.
+    Kernel,
+    /// Nothing of the image: other stages take it as input.
+    Stage,
     /// A file of the root file system.
     Guest(GuestPath),
 }
@@ -146,6 +205,8 @@ impl fmt::Display for Destination {
         match self {
             Self::Module => f.pad("module"),
             Self::Firmware => f.pad("firmware"),
+            Self::Kernel => f.pad("kernel"),
+            Self::Stage => f.pad("stage"),
             Self::Guest(path) => f.pad(path.as_str()),
         }
     }
@@ -158,11 +219,14 @@ impl FromStr for Destination {
         match text {
             "module" => Ok(Self::Module),
             "firmware" => Ok(Self::Firmware),
+            "kernel" => Ok(Self::Kernel),
+            "stage" => Ok(Self::Stage),
             _ => text.parse().map(Self::Guest).map_err(|_| {
                 WordError::new(
                     text,
                     "a destination of an output",
-                    "\"module\", \"firmware\" or an absolute path inside the guest",
+                    "\"module\", \"firmware\", \"kernel\", \"stage\" or an absolute path inside the \
+                     guest",
                 )
             }),
         }

@@ -227,7 +227,7 @@ fn a_recipe_names_only_what_differs_from_its_base() {
     assert_eq!(recipe.users.len(), base.users.len() + 1);
     assert_eq!(recipe.tools.packages, base.tools.packages);
     assert!(recipe.stages[0].makes_modules());
-    assert!(recipe.stages[0].dir().ends_with("child"));
+    assert!(recipe.stages[0].patches[0].location().ends_with("child/patches/one.patch"));
     assert!(recipe.dir().ends_with("child"));
     assert!(recipe.programs_source().ends_with("child/../base/../.."));
     let overlays = recipe.overlay_dirs();
@@ -339,7 +339,7 @@ fn firmware_comes_from_a_package_or_a_stage() {
     };
     let recipe = with("stage = \"fw\"\naddress_bits = 46", stage).unwrap();
     assert_eq!(recipe.firmware.address_bits, Some(46));
-    assert_eq!(recipe.stages[0].firmware().unwrap().as_str(), "OVMF.fd");
+    assert_eq!(recipe.stages[0].output_to(&Destination::Firmware).unwrap().as_str(), "OVMF.fd");
     for (section, more, expected) in [
         ("stage = \"fw\"", "", "firmware.stage: there is no stage fw"),
         ("package = \"ovmf\"", "", "firmware: expected package and path, or stage"),
@@ -349,6 +349,72 @@ fn firmware_comes_from_a_package_or_a_stage() {
         let error = with(section, more).unwrap_err();
         assert!(error.contains(expected), "{error}\nlacks {expected}");
     }
+}
+
+#[test]
+fn a_kernel_comes_from_a_package_or_a_stage_and_stages_take_what_others_made() {
+    let stages = "[[stage]]\nname = \"kernel\"\npackages = []\ncommand = \"true\"\n\
+        own = [\"kernel/guest.config\"]\n\
+        [[stage.output]]\nfile = \"vmlinuz\"\nto = \"kernel\"\n\
+        [[stage.output]]\nfile = \"tree.tar\"\nto = \"stage\"\n\
+        [[stage]]\nname = \"modules\"\npackages = []\ncommand = \"true\"\n\
+        [[stage.input]]\nstage = \"kernel\"\nfile = \"tree.tar\"\n\
+        [[stage.output]]\nfile = \"one.ko\"\nto = \"module\"\n";
+    let from = "package = \"linux-image-cloud-amd64\"";
+    let with = |section: &str, more: &str| {
+        let text = GOOD.replacen(from, section, 1) + more;
+        parse(&text).map_err(|error| error.to_string())
+    };
+    let recipe = with("stage = \"kernel\"", stages).unwrap();
+    let [kernel, modules] = recipe.stages.as_slice() else { panic!("{:?}", recipe.stages) };
+    assert_eq!(kernel.output_to(&Destination::Kernel).unwrap().as_str(), "vmlinuz");
+    assert_eq!(kernel.own[0].name(), "guest.config");
+    assert!(kernel.own[0].location().ends_with("kernel/guest.config"));
+    assert_eq!(modules.inputs[0].stage, kernel.name);
+    assert!(!recipe.request_text().contains("linux-image"), "{}", recipe.request_text());
+    for (section, more, expected) in [
+        ("stage = \"kernel\"", String::new(), "kernel.stage: there is no stage kernel"),
+        (from, stages.to_owned(), "[kernel] does not name the stage kernel"),
+        ("", String::new(), "kernel: expected package or stage"),
+        (
+            "stage = \"kernel\"",
+            stages.replace("to = \"kernel\"", "to = \"stage\""),
+            "kernel.stage: the stage kernel has no one output to = \"kernel\"",
+        ),
+        (
+            "stage = \"kernel\"",
+            stages.replace("stage = \"kernel\"", "stage = \"modules\""),
+            "stage[1].input[0].stage: no stage before modules is called modules",
+        ),
+        (
+            "stage = \"kernel\"",
+            stages.replacen("tree.tar", "other.tar", 1),
+            "stage[1].input[0].file: the stage kernel has no output tree.tar",
+        ),
+        (
+            "stage = \"kernel\"",
+            stages.replace("own = [", "own = [\"other/guest.config\", "),
+            "stage[0].own[1]: a second guest.config",
+        ),
+    ] {
+        let error = with(section, &more).unwrap_err();
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn a_changed_stage_adds_files_of_its_own_recipe_and_outputs() {
+    let text = GRANDCHILD.replace(
+        "prepare =",
+        "own = [\"more.config\"]\npatches = [\"more.patch\"]\noutput = [{ file = \"tree.tar\", to = \
+         \"stage\" }]\nprepare =",
+    );
+    let recipe = extended_from(&[("base", GOOD), ("child", CHILD), ("grandchild", &text)]).unwrap();
+    let stage = &recipe.stages[0];
+    assert!(stage.own[0].location().ends_with("grandchild/more.config"));
+    assert!(stage.patches[0].location().ends_with("grandchild/more.patch"));
+    assert_eq!(stage.output_to(&Destination::Stage).unwrap().as_str(), "tree.tar");
+    assert!(stage.makes_modules(), "what the base makes stays");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use casemate_measurements::hash::Sha256Hash;
 use crate::fetch::Cache;
 use crate::lock::{Lock, LockedSource};
 use crate::namespace::{NamespaceError, Program};
-use crate::recipe::{LocalPath, Recipe, Stage, StageName};
+use crate::recipe::{OwnFile, Recipe, Stage, StageInput, StageName};
 use crate::steps::{Durability, StepError, derived};
 
 pub use modules::{ModuleSet, SymbolVersions, check as check_modules};
@@ -25,9 +25,11 @@ pub use modules::{ModuleSet, SymbolVersions, check as check_modules};
 /// Where what stages made is kept in the cache.
 const KIND: &str = "stages";
 /// Version of what a command is given: another one finds nothing of an older program's.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// The table of the kernel's exported symbols, beside the modules that were made for it.
 pub(crate) const SYMVERS: &str = "Module.symvers";
+/// The version magic that modules for a kernel made by a stage must have: an output of that stage.
+pub(crate) const VERMAGIC: &str = "vermagic";
 
 /// Why a stage made nothing.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +45,9 @@ pub enum StageError {
         #[source]
         source: io::Error,
     },
-    /// A patch is missing.
-    #[error("stage {stage}: there is no patch {}", path.display())]
-    NoPatch {
+    /// A file of the recipe's folder is missing.
+    #[error("stage {stage}: there is no file {}, which its recipe names", path.display())]
+    NoOwnFile {
         /// The stage.
         stage: StageName,
         /// The path.
@@ -104,6 +106,25 @@ pub enum StageError {
         /// The kernel's release.
         release: String,
     },
+    /// The stage makes modules, and the stage that makes the kernel does not say what fits it.
+    #[error(
+        "stage {stage}: the kernel's stage has no output {file}\nhint: add it there with to = \
+         \"stage\": modules are checked by {SYMVERS} and {VERMAGIC}"
+    )]
+    NoKernelFacts {
+        /// The stage.
+        stage: StageName,
+        /// The output.
+        file: &'static str,
+    },
+    /// The stage makes the kernel, and what it made is none.
+    #[error("stage {stage}: what it made is no kernel: {what}")]
+    NoKernel {
+        /// The stage.
+        stage: StageName,
+        /// What is wrong.
+        what: String,
+    },
     /// A module does not fit the kernel.
     #[error("stage {stage}: {file} does not fit the kernel {release}: {what}")]
     Module {
@@ -126,29 +147,41 @@ pub enum StageError {
 pub struct StageJob<'a> {
     stage: &'a Stage,
     sources: Vec<&'a LockedSource>,
-    patches: Vec<(&'a LocalPath, Vec<u8>)>,
+    patches: Vec<(&'a OwnFile, Vec<u8>)>,
+    own: Vec<(&'a OwnFile, Vec<u8>)>,
     epoch: u32,
+    /// Is the kernel made by a stage, too?
+    kernel_is_made: bool,
 }
 
+/// What stages before this one made: the key of each, and the directory of its outputs.
+pub type Before = BTreeMap<StageName, (Sha256Hash, PathBuf)>;
+
 impl<'a> StageJob<'a> {
-    /// Reads the patches of `stage`.
+    /// Reads the files of recipes' folders that `stage` names.
     ///
     /// # Errors
     /// When one is missing or unreadable.
     pub fn read(recipe: &'a Recipe, lock: &'a Lock, stage: &'a Stage) -> Result<Self, StageError> {
-        let mut patches = Vec::new();
-        for patch in &stage.patches {
-            let path = stage.dir().join(patch.as_str());
+        let read = |file: &'a OwnFile| -> Result<_, StageError> {
+            let path = file.location();
             let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => {
-                    StageError::NoPatch { stage: stage.name.clone(), path: path.clone() }
+                    StageError::NoOwnFile { stage: stage.name.clone(), path: path.clone() }
                 }
                 _ => StageError::File { stage: stage.name.clone(), path: path.clone(), source },
             })?;
-            patches.push((patch, bytes));
-        }
+            Ok((file, bytes))
+        };
         let sources = lock.sources().iter().filter(|source| source.stage == stage.name).collect();
-        Ok(Self { stage, sources, patches, epoch: recipe.epoch })
+        Ok(Self {
+            stage,
+            sources,
+            patches: stage.patches.iter().map(read).collect::<Result<_, _>>()?,
+            own: stage.own.iter().map(read).collect::<Result<_, _>>()?,
+            epoch: recipe.epoch,
+            kernel_is_made: recipe.kernel.stage.is_some(),
+        })
     }
 
     /// The stage.
@@ -163,20 +196,21 @@ impl<'a> StageJob<'a> {
         &self.sources
     }
 
-    /// The hash of the patches alone, if there are any.
+    /// The hash of the files of recipes' folders alone, if there are any.
     #[must_use]
-    pub fn patches_digest(&self) -> Option<Sha256Hash> {
+    pub fn own_digest(&self) -> Option<Sha256Hash> {
         let mut text = String::from("casemate-patches-v1\n");
-        for (path, bytes) in &self.patches {
-            let _ = writeln!(text, "{} {path}", Sha256Hash::of(bytes));
+        for (file, bytes) in self.patches.iter().chain(&self.own) {
+            let _ = writeln!(text, "{} {}", Sha256Hash::of(bytes), file.path());
         }
-        (!self.patches.is_empty()).then(|| Sha256Hash::of(text.as_bytes()))
+        let none = self.patches.is_empty() && self.own.is_empty();
+        (!none).then(|| Sha256Hash::of(text.as_bytes()))
     }
 
     /// The hash of all that decides the outputs: `tools` is that of the stage's packages,
     /// `release` that of the kernel, which only a stage that makes modules is told.
     #[must_use]
-    pub fn key(&self, tools: &Sha256Hash, release: &str) -> Sha256Hash {
+    pub fn key(&self, tools: &Sha256Hash, release: &str, before: &Before) -> Sha256Hash {
         let stage = self.stage;
         let mut text = format!("casemate-stage-v{LAYOUT}\n{tools}\nepoch {}\n", self.epoch);
         if stage.makes_modules() {
@@ -191,8 +225,14 @@ impl<'a> StageJob<'a> {
         for file in &stage.files {
             let _ = writeln!(text, "file {} {}", file.sha256, file.name);
         }
-        for (path, bytes) in &self.patches {
-            let _ = writeln!(text, "patch {} {}", Sha256Hash::of(bytes), name(path));
+        for (kind, files) in [("patch", &self.patches), ("own", &self.own)] {
+            for (file, bytes) in files {
+                let _ = writeln!(text, "{kind} {} {}", Sha256Hash::of(bytes), file.name());
+            }
+        }
+        for input in &stage.inputs {
+            let key = before.get(&input.stage).map(|(key, _)| key.to_string());
+            let _ = writeln!(text, "input {} {}", key.unwrap_or_default(), input.file);
         }
         for output in &stage.outputs {
             let _ = writeln!(text, "output {}", output.file);
@@ -218,11 +258,12 @@ impl<'a> StageJob<'a> {
         release: &str,
         cache: &Cache,
         jobs: usize,
+        before: &Before,
         root: impl FnOnce() -> Result<PathBuf, E>,
     ) -> Result<PathBuf, E> {
         derived(cache, KIND, key, Durability::Synced, |out| {
             let root = root()?;
-            self.execute(&root, release, cache, jobs, out).map_err(E::from)
+            self.execute(&root, release, cache, jobs, before, out).map_err(E::from)
         })
     }
 
@@ -232,6 +273,7 @@ impl<'a> StageJob<'a> {
         release: &str,
         cache: &Cache,
         jobs: usize,
+        before: &Before,
         out: &Path,
     ) -> Result<(), StageError> {
         let stage = self.stage;
@@ -243,6 +285,7 @@ impl<'a> StageJob<'a> {
             Ok(dir)
         };
         let (src, files, patches) = (dir("src")?, dir("files")?, dir("patches")?);
+        let (own, input) = (dir("own")?, dir("input")?);
         let (build, made) = (dir("build")?, dir("out")?);
         for source in &self.sources {
             source::unpack(&stage.name, source, cache, &src.join(source.name.as_str()))?;
@@ -252,9 +295,16 @@ impl<'a> StageJob<'a> {
             let path = files.join(file.name.as_str());
             std::fs::write(&path, bytes).map_err(self.wrap(&path))?;
         }
-        for (patch, bytes) in &self.patches {
-            let path = patches.join(name(patch));
-            std::fs::write(&path, bytes).map_err(self.wrap(&path))?;
+        for (to, named) in [(&patches, &self.patches), (&own, &self.own)] {
+            for (file, bytes) in named {
+                let path = to.join(file.name());
+                std::fs::write(&path, bytes).map_err(self.wrap(&path))?;
+            }
+        }
+        for StageInput { stage, file } in &self.stage.inputs {
+            let Some((_, made)) = before.get(stage) else { continue };
+            let from = made.join(file.as_str());
+            std::fs::copy(&from, input.join(file.as_str())).map_err(self.wrap(&from))?;
         }
         let mut program = Program::new(root, "/usr/bin/sh")
             .args(["-eu", "-c", &stage.script()])
@@ -262,6 +312,8 @@ impl<'a> StageJob<'a> {
             .env("JOBS", &jobs.max(1).to_string())
             .input(&files, "files")
             .input(&patches, "patches")
+            .input(&own, "own")
+            .input(&input, "input")
             .output(&src, "src")
             .output(&build, "build")
             .output(&made, "out")
@@ -294,7 +346,7 @@ impl<'a> StageJob<'a> {
             let to = out.join(output.file.as_str());
             std::fs::copy(&from, &to).map_err(self.wrap(&to))?;
         }
-        if stage.makes_modules() {
+        if stage.makes_modules() && !self.kernel_is_made {
             let table = root.join(format!("usr/src/linux-headers-{release}/{SYMVERS}"));
             let text = std::fs::read(&table).map_err(|_| StageError::NoHeaders {
                 stage: stage.name.clone(),
@@ -324,11 +376,6 @@ impl<'a> StageJob<'a> {
         let (stage, path) = (self.stage.name.clone(), path.to_owned());
         move |source| StageError::File { stage, path, source }
     }
-}
-
-/// The name of a patch, without its folder.
-fn name(patch: &LocalPath) -> &str {
-    patch.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -95,8 +95,9 @@ impl Fixture {
 
     fn run(&self, root: Option<&Path>) -> Result<PathBuf, StageError> {
         let job = self.job();
-        let key = job.key(&Sha256Hash::of(b"tools"), "6.12");
-        job.run(&key, "6.12", &self.cache, 3, || Ok(root.expect("it was made already").to_owned()))
+        let key = job.key(&Sha256Hash::of(b"tools"), "6.12", &Before::new());
+        let root = || Ok(root.expect("it was made already").to_owned());
+        job.run(&key, "6.12", &self.cache, 3, &Before::new(), root)
     }
 }
 
@@ -124,22 +125,58 @@ fn a_command_sees_its_inputs_and_its_output_is_kept() {
 fn each_input_changes_the_key() {
     let fixture = fixture(ALL);
     let tools = Sha256Hash::of(b"tools");
-    let key = |fixture: &Fixture| fixture.job().key(&tools, "6.12");
+    let key = |fixture: &Fixture| fixture.job().key(&tools, "6.12", &Before::new());
     let first = key(&fixture);
     assert_eq!(key(&fixture), first);
-    assert_eq!(fixture.job().key(&tools, "6.13"), first, "it makes no modules");
-    assert_ne!(fixture.job().key(&Sha256Hash::of(b"other"), "6.12"), first);
+    assert_eq!(fixture.job().key(&tools, "6.13", &Before::new()), first, "it makes no modules");
+    assert_ne!(fixture.job().key(&Sha256Hash::of(b"other"), "6.12", &Before::new()), first);
     assert_ne!(key(&super::tests::fixture("true")), first);
-    let patches = fixture.job().patches_digest().unwrap();
+    let patches = fixture.job().own_digest().unwrap();
     std::fs::write(fixture.dir.path().join("patches/one.patch"), "other").unwrap();
     assert_ne!(key(&fixture), first);
-    assert_ne!(fixture.job().patches_digest().unwrap(), patches);
+    assert_ne!(fixture.job().own_digest().unwrap(), patches);
     let mut other = fixture.lock.to_text();
     other = other.replace("hello_1.0", "hello_1.1");
     let lock = Lock::parse(Path::new("image.lock"), &other).unwrap();
     std::fs::write(fixture.dir.path().join("patches/one.patch"), "patch").unwrap();
     let job = StageJob::read(&fixture.recipe, &lock, &fixture.recipe.stages[0]).unwrap();
-    assert_ne!(job.key(&tools, "6.12"), first);
+    assert_ne!(job.key(&tools, "6.12", &Before::new()), first);
+}
+
+#[test]
+fn a_command_sees_files_of_the_recipe_and_outputs_of_stages_before_it() {
+    let Fixture { dir, cache, lock, .. } = fixture("true");
+    std::fs::write(dir.path().join("kernel.config"), "own ").unwrap();
+    let text = RECIPE.replace("COMMAND", "cat /work/own/* /work/input/* > /work/out/tool");
+    let text = text.replace("DATA", &cache.put(b"data").unwrap().to_string());
+    let first = "[[stage]]\nname = \"first\"\npackages = []\ncommand = \"true\"\n\
+                 [[stage.output]]\nfile = \"tree\"\nto = \"stage\"\n[[stage]]\nname = \"tool\"";
+    let text = text.replace("[[stage]]\nname = \"tool\"", first).replace(
+        "patches = [",
+        "own = [\"kernel.config\"]\ninput = [{ stage = \"first\", file = \"tree\" }]\npatches = [",
+    );
+    let recipe = Recipe::parse(dir.path(), &text).unwrap();
+    let made = dir.path().join("made");
+    std::fs::create_dir(&made).unwrap();
+    std::fs::write(made.join("tree"), "input").unwrap();
+    let job = StageJob::read(&recipe, &lock, &recipe.stages[1]).unwrap();
+    let tools = Sha256Hash::of(b"tools");
+    let before = |key: &[u8]| {
+        Before::from([(recipe.stages[0].name.clone(), (Sha256Hash::of(key), made.clone()))])
+    };
+    let key = job.key(&tools, "", &before(b"one"));
+    let root = root();
+    let out = job
+        .run(&key, "", &cache, 1, &before(b"one"), || Ok::<_, StageError>(root.path().to_owned()))
+        .unwrap();
+    assert_eq!(job.outputs(&out).unwrap()["tool"], b"own input");
+    // What the stage before is made from decides this one too, and so does the recipe's file.
+    assert_ne!(job.key(&tools, "", &before(b"two")), key);
+    let digest = job.own_digest();
+    std::fs::write(dir.path().join("kernel.config"), "other").unwrap();
+    let job = StageJob::read(&recipe, &lock, &recipe.stages[1]).unwrap();
+    assert_ne!(job.key(&tools, "", &before(b"one")), key);
+    assert_ne!(job.own_digest(), digest);
 }
 
 #[test]
@@ -167,7 +204,7 @@ fn what_goes_wrong_is_named_and_nothing_is_kept() {
     std::fs::remove_file(missing.dir.path().join("patches/one.patch")).unwrap();
     let stage = &missing.recipe.stages[0];
     let error = StageJob::read(&missing.recipe, &missing.lock, stage).unwrap_err().to_string();
-    assert!(error.contains("there is no patch") && error.contains("one.patch"), "{error}");
+    assert!(error.contains("there is no file") && error.contains("one.patch"), "{error}");
 }
 
 /// A module made of C, as the kernel's build makes them.

@@ -36,7 +36,12 @@ pub fn kernel(
 ) -> Result<Kernel, StepError> {
     let release = release(tree)?;
     let base = format!("usr/lib/modules/{release}");
-    let builtin = tree.read(&format!("{base}/modules.builtin"), "it names built-in modules")?;
+    let builtin = format!("{base}/modules.builtin");
+    // A kernel that a stage made says nothing of what is built in: no module of it is asked for.
+    let builtin = match tree.get(&builtin) {
+        Some(_) => tree.read(&builtin, "it names built-in modules")?,
+        None => Vec::new(),
+    };
     let files: Vec<&str> = tree.below(&base).map(|(path, _)| path).collect();
     let modinfo =
         tree.read(&format!("{base}/modules.builtin.modinfo"), "it names their aliases")?;
@@ -63,6 +68,29 @@ pub fn release(tree: &Tree) -> Result<String, StepError> {
         return Err(StepError::Kernels { found });
     }
     Ok(found.remove(0))
+}
+
+/// The release that the image of a kernel says it is of: the first word of the text that its
+/// header points to (Documentation/arch/x86/boot.rst of Linux, `kernel_version` at 0x20e).
+///
+/// # Errors
+/// What is wrong, for bytes that are no such image.
+pub fn release_of_image(image: &[u8]) -> Result<String, &'static str> {
+    const MAGIC: usize = 0x202;
+    const POINTER: usize = 0x20e;
+    const BASE: usize = 0x200;
+    if image.get(MAGIC..MAGIC + 4) != Some(b"HdrS".as_slice()) {
+        return Err("it has no boot header of an x86 kernel");
+    }
+    let pointer = image.get(POINTER..POINTER + 2).and_then(|bytes| bytes.try_into().ok());
+    let start = BASE + usize::from(u16::from_le_bytes(pointer.unwrap_or_default()));
+    let text = image.get(start..).unwrap_or_default();
+    let word: &[u8] = text.split(|&byte| byte == b' ' || byte == 0).next().unwrap_or_default();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b".+-_~".contains(byte);
+    if word.is_empty() || word.len() > 64 || !word.iter().all(plain) || start == BASE {
+        return Err("its boot header names no release");
+    }
+    Ok(String::from_utf8_lossy(word).into_owned())
 }
 
 /// The version magic of the kernel's own modules, which those made for it must have too.
@@ -104,6 +132,7 @@ pub fn depmod(
     let mut staged = Vec::new();
     let mut key = format!("casemate-depmod-v1\n{}\n{}\n", tools.1, kernel.release);
     let inputs = INPUTS.iter().map(|name| format!("{base}/{name}"));
+    let inputs = inputs.filter(|path| packages.get(path).is_some());
     for path in kernel.root.iter().cloned().chain(inputs) {
         let bytes = packages.read(&path, "depmod reads it")?;
         let _ = writeln!(key, "{} {path}", Sha256Hash::of(&bytes));

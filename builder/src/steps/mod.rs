@@ -22,7 +22,7 @@ use crate::namespace::NamespaceError;
 pub use accounts::{Accounts, check_owners, make_homes};
 pub use derived::{Durability, derived};
 pub use drop::drop_paths;
-pub use kernel::{Kernel, depmod, kernel, release, version_magic};
+pub use kernel::{Kernel, depmod, kernel, release, release_of_image, version_magic};
 pub use libraries::{MissingLibrary, check_libraries, missing_libraries};
 pub use overlay::{Overlay, read_overlay};
 pub use place::{concatenate, fix_files, link, machine_id};

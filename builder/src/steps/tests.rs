@@ -342,3 +342,19 @@ fn derived_things_appear_whole_or_not_at_all() {
             .unwrap();
     assert_eq!(again, place);
 }
+
+#[test]
+fn a_kernel_s_image_says_its_release() {
+    let mut image = vec![0_u8; 0x400];
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    image[0x300..0x320].copy_from_slice(b"6.12.118-casemate (casemate@case");
+    assert_eq!(release_of_image(&image).unwrap(), "6.12.118-casemate");
+    assert_eq!(release_of_image(b"\x7fELF"), Err("it has no boot header of an x86 kernel"));
+    for (pointer, text) in [(0_u16, b"6.12"), (0x100, b"../x"), (0x100, b" 6.1"), (0xffff, b"6.12")]
+    {
+        image[0x20e..0x210].copy_from_slice(&pointer.to_le_bytes());
+        image[0x300..0x304].copy_from_slice(text);
+        assert_eq!(release_of_image(&image), Err("its boot header names no release"), "{pointer}");
+    }
+}
