@@ -78,6 +78,8 @@ stages! {
     RootMountFailed = 0x86, "root file system did not mount";
     /// The hand-over to systemd failed.
     HandoverFailed = 0x87, "hand-over to systemd failed";
+    /// The host does not describe the machine: there are no ACPI tables that the kernel takes.
+    PlatformRefused = 0x88, "no usable ACPI tables";
     /// No report can be had: no security processor, or it refused.
     ReportUnavailable = 0x90, "no attestation report to be had";
     /// The launch config is missing, malformed, or not the one that `HOST_DATA` names.

@@ -29,6 +29,12 @@ pub enum InitError {
     /// The command line does not say which root to mount.
     #[error("command line refused")]
     CommandLine(#[from] CmdlineError),
+    /// The kernel has no list of processors, or no PCI host bridge: the host gave no ACPI tables.
+    #[error("{} is missing: the machine is not described", path.display())]
+    Platform {
+        /// What the kernel would have made of the tables.
+        path: PathBuf,
+    },
     /// The list of modules is unreadable or malformed.
     #[error("cannot read the list of modules {}", path.display())]
     ListModules {
@@ -95,6 +101,7 @@ impl InitError {
     pub const fn stage(&self) -> Stage {
         match self {
             Self::ReadCommandLine(_) | Self::CommandLine(_) => Stage::CommandLineRefused,
+            Self::Platform { .. } => Stage::PlatformRefused,
             Self::ListModules { .. } | Self::LoadModule { .. } => Stage::ModulesFailed,
             Self::Disk(DiskError::Ambiguous { .. }) => Stage::DiskAmbiguous,
             Self::Disk(_) => Stage::RootDiskMissing,

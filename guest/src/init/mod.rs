@@ -51,6 +51,7 @@ pub fn main() -> ! {
 fn boot(stages: &mut StagePort) -> Result<Infallible, InitError> {
     mounts::mount_kernel_file_systems()?;
     stages.report(Stage::InitStarted);
+    check_platform(Path::new("/sys"))?;
 
     let line = fs::read_to_string("/proc/cmdline").map_err(InitError::ReadCommandLine)?;
     let params = BootParams::from_cmdline(&line)?;
@@ -72,6 +73,15 @@ fn boot(stages: &mut StagePort) -> Result<Infallible, InitError> {
     stages.report(Stage::Handover);
     stages.settle();
     handover::become_systemd(Path::new(NEW_ROOT))
+}
+
+/// What the kernel makes of the host's list of processors and of the DSDT. Without them it runs on one
+/// processor and with interrupts that nobody described: no VM that was asked for.
+const PLATFORM: [&str; 2] = ["firmware/acpi/tables/APIC", "bus/acpi/devices/PNP0A08:00"];
+
+fn check_platform(sys: &Path) -> Result<(), InitError> {
+    let missing = PLATFORM.iter().map(|path| sys.join(path)).find(|path| !path.exists());
+    missing.map_or(Ok(()), |path| Err(InitError::Platform { path }))
 }
 
 /// Finds the root disk, which may appear a moment after its driver.
@@ -99,6 +109,17 @@ fn power_off() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_nobody_describes_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = || check_platform(dir.path()).map_err(|error| error.stage());
+        for path in PLATFORM {
+            assert_eq!(stage(), Err(Stage::PlatformRefused), "without {path}");
+            fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        assert_eq!(stage(), Ok(()));
+    }
 
     #[test]
     fn waiting_for_a_disk_is_bounded_and_ambiguity_is_not_waited_out() {
