@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests panic and report")]
 
 mod boot;
+mod deaf;
 mod genuine;
 mod gpu;
 mod id_block;

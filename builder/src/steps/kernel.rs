@@ -36,15 +36,14 @@ pub fn kernel(
 ) -> Result<Kernel, StepError> {
     let release = release(tree)?;
     let base = format!("usr/lib/modules/{release}");
-    let builtin = format!("{base}/modules.builtin");
     // A kernel that a stage made says nothing of what is built in: no module of it is asked for.
-    let builtin = match tree.get(&builtin) {
-        Some(_) => tree.read(&builtin, "it names built-in modules")?,
-        None => Vec::new(),
+    let told = |file: &str, why| {
+        let path = format!("{base}/{file}");
+        if tree.get(&path).is_some() { tree.read(&path, why) } else { Ok(Vec::new()) }
     };
+    let builtin = told("modules.builtin", "it names built-in modules")?;
+    let modinfo = told("modules.builtin.modinfo", "it names their aliases")?;
     let files: Vec<&str> = tree.below(&base).map(|(path, _)| path).collect();
-    let modinfo =
-        tree.read(&format!("{base}/modules.builtin.modinfo"), "it names their aliases")?;
     let builtin = String::from_utf8_lossy(&builtin);
     let index = ModuleIndex::new(files.into_iter(), &builtin, &modinfo);
     let closure = |names: &[ModuleName]| {
