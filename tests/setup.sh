@@ -10,7 +10,7 @@ as_root() {
 # What the product needs, then what only the tests and benchmarks need.
 packages=(apt ca-certificates curl debian-archive-keyring gcc gpgv libc6-dev make openssh-client
           qemu-system-x86
-          chromium cryptsetup-bin dpkg-dev erofs-utils faketime g++ gnupg iproute2 mmdebstrap nftables nodejs
+          acpica-tools chromium cryptsetup-bin dpkg-dev erofs-utils faketime g++ gnupg iproute2 mmdebstrap nftables nodejs
           openssh-server ovmf
           python3 python3-cbor2 python3-jsonschema python3-prometheus-client python3-venv
           python3-yaml softhsm2)

@@ -1,32 +1,21 @@
 //! What the owner attaches to a VM beyond what was planned: tables, disks, keyboards, screens. The
 //! guest must not interpret, open or answer any of it, and must not write to any of it.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use casemate_launcher::plan::LaunchPlan;
 use casemate_measurements::stage::Stage;
 use casemate_tests::{Host, Vm, expect_code, release, skip};
+use serde_json::json;
+
+use crate::owner::Owner;
 
 /// What a tenant has in memory and in a file's name, and no file of the host may have.
 const CANARY: &str = "canary-5b1f07c2";
 
 /// Definition blocks that the kernel of Linux loads beside the DSDT.
 const BLOCKS: [&str; 3] = ["SSDT", "PSDT", "OSDT"];
-
-/// Has the VM started by `plan` with further arguments of QEMU.
-fn with_arguments(host: &Host, plan: &mut LaunchPlan, arguments: &[String]) {
-    let wrapper = host.dir().join("qemu-with-more");
-    let quoted: String = arguments.iter().map(|word| format!(" '{word}'")).collect();
-    let text = format!("#!/bin/sh\nexec {} \"$@\"{quoted}\n", plan.qemu.path.display());
-    std::fs::write(&wrapper, text).unwrap();
-    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
-    plan.qemu.path = wrapper;
-}
 
 /// Compiles a definition block of the host. `None`, with a word, where no iasl is installed.
 fn definition_block(host: &Host, signature: &str) -> Option<PathBuf> {
@@ -72,8 +61,6 @@ fn everything(host: &Host) -> Option<Vec<String>> {
     for signature in BLOCKS {
         add(format!("-acpitable file={}", definition_block(host, signature)?.display()));
     }
-    add(format!("-object memory-backend-file,id=erst,mem-path={dir}/erst,size=64k,share=on"));
-    add("-device acpi-erst,memdev=erst".to_owned());
     add(format!("-chardev file,id=port402,path={dir}/port402"));
     add("-device isa-debugcon,iobase=0x402,chardev=port402".to_owned());
     for (id, device) in [
@@ -105,39 +92,10 @@ fn everything(host: &Host) -> Option<Vec<String>> {
         }
         add(format!("-device {device}"));
     }
-    add("-device VGA -device virtio-keyboard-pci -device virtio-balloon-pci".to_owned());
-    add("-device virtio-rng-pci -device pvpanic -device e1000e -device edu".to_owned());
+    add("-device VGA,romfile= -device virtio-keyboard-pci -device virtio-balloon-pci".to_owned());
+    add("-device virtio-rng-pci -device pvpanic -device e1000e,romfile= -device edu".to_owned());
     add("-machine vmport=on -device vmcoreinfo -device vmgenid".to_owned());
-    add(format!("-qmp unix:{dir}/owner.qmp,server=on,wait=off"));
     Some(words)
-}
-
-/// A monitor of the owner's own, beside that of the supervisor.
-struct Monitor(BufReader<UnixStream>);
-
-impl Monitor {
-    fn connect(host: &Host) -> Self {
-        let stream = UnixStream::connect(host.dir().join("owner.qmp")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut monitor = Self(BufReader::new(stream));
-        let mut greeting = String::new();
-        monitor.0.read_line(&mut greeting).unwrap();
-        monitor.say("qmp_capabilities", "{}");
-        monitor
-    }
-
-    /// A command; its answer, events aside.
-    fn say(&mut self, command: &str, arguments: &str) -> String {
-        let text = format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n");
-        self.0.get_mut().write_all(text.as_bytes()).unwrap();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "QEMU is gone");
-            if line.contains("\"return\"") || line.contains("\"error\"") {
-                return line;
-            }
-        }
-    }
 }
 
 /// What the tenant sees of a command in the guest.
@@ -151,7 +109,7 @@ fn what_the_owner_attaches_is_neither_read_nor_written() {
     let host = Host::default();
     let mut plan = host.plan("deaf");
     let Some(arguments) = everything(&host) else { return };
-    with_arguments(&host, &mut plan, &arguments);
+    let owner = Owner::attach(&host, &mut plan, &arguments);
     let root = host.dir().join("root.img");
     std::fs::copy(release().join("root.img"), &root).unwrap();
     plan.machine.root_disk.clone_from(&root);
@@ -160,8 +118,8 @@ fn what_the_owner_attaches_is_neither_read_nor_written() {
 
     nothing_is_interpreted(&host, &vm);
     nothing_is_opened(&host, &vm);
-    no_key_commands_the_kernel(&host, &vm);
-    nothing_leaves_when_the_kernel_panics(&host, &vm, &root);
+    no_key_commands_the_kernel(&host, &vm, &owner);
+    nothing_leaves_when_the_kernel_panics(&host, &vm, &owner, &root);
 }
 
 fn nothing_is_interpreted(host: &Host, vm: &Vm) {
@@ -195,23 +153,20 @@ fn nothing_is_opened(host: &Host, vm: &Vm) {
     assert!(consoles.lines().all(|line| line.starts_with("ttynull")), "{consoles}");
 }
 
-fn no_key_commands_the_kernel(host: &Host, vm: &Vm) {
+fn no_key_commands_the_kernel(host: &Host, vm: &Vm, owner: &Owner) {
     assert_eq!(inside(host, vm, "ls /proc/sys/kernel/sysrq 2>/dev/null; true"), "");
-    let mut monitor = Monitor::connect(host);
-    for last in ["t", "c"] {
-        let key = |name: &str| format!("{{\"type\":\"qcode\",\"data\":\"{name}\"}}");
-        let keys = [key("alt"), key("sysrq"), key(last)].join(",");
-        monitor.say("send-key", &format!("{{\"keys\":[{keys}]}}"));
-    }
-    monitor.say("system_powerdown", "{}");
-    monitor.say("inject-nmi", "{}");
-    let answer = monitor.say("device_add", "{\"driver\":\"usb-storage\",\"drive\":\"usb\"}");
-    assert!(answer.contains("error") || answer.contains("return"), "{answer}");
+    owner.press_sysrq(&["t", "c"]);
+    let attach = json!({"driver": "usb-mouse", "id": "late"});
+    owner.ask(&[
+        json!({"execute": "system_powerdown"}),
+        json!({"execute": "inject-nmi"}),
+        json!({"execute": "device_add", "arguments": attach}),
+    ]);
     assert_eq!(inside(host, vm, "echo alive"), "alive\n");
 }
 
 /// The owner makes the kernel panic, with a tenant's secret in memory: no file of his has any of it.
-fn nothing_leaves_when_the_kernel_panics(host: &Host, vm: &Vm, root: &Path) {
+fn nothing_leaves_when_the_kernel_panics(host: &Host, vm: &Vm, owner: &Owner, root: &Path) {
     let remote =
         format!("touch /tmp/{CANARY}; (exec -a {CANARY} sleep 1000) >/dev/null 2>&1 & true");
     let _ = inside(host, vm, &remote);
@@ -221,21 +176,13 @@ fn nothing_leaves_when_the_kernel_panics(host: &Host, vm: &Vm, root: &Path) {
         disk.write_all_at(&[0xff; 16], block * 4096).unwrap();
     }
     let _ = vm.ssh(host, "cat $(find /usr -type f) | wc -c").output().unwrap();
-    let until = Instant::now() + Duration::from_mins(1);
-    let gone = || UnixStream::connect(host.dir().join("owner.qmp")).is_err();
-    while !gone() {
-        assert!(Instant::now() < until, "the VM lives on");
-        std::thread::sleep(Duration::from_millis(500));
-    }
+    owner.wait_for_the_end();
     for name in ["port402", "pciserial", "isaserial", "parallel", "usbserial", "hvc"] {
         let bytes = std::fs::read(host.dir().join(name)).unwrap();
         let text = String::from_utf8_lossy(&bytes);
         assert!(!text.contains("Linux") && !text.contains(CANARY), "{name}: {text:.400}");
     }
-    let erst = std::fs::read(host.dir().join("erst")).unwrap();
-    let written = erst.iter().filter(|&&byte| byte != 0).count();
-    // The header of the store is QEMU's own.
-    assert!(written <= 32, "{written} bytes in the store of ERST");
+    assert_eq!(owner.log(), "", "the kernel's log is in the owner's hands");
     for name in ["nvme", "blk", "usb", "sata", "scsi"] {
         let found = std::fs::read(host.dir().join(name)).unwrap();
         let text = String::from_utf8_lossy(&found);
@@ -258,9 +205,9 @@ fn without_acpi_tables_the_vm_ends() {
         "-device".to_owned(),
         "isa-debugcon,iobase=0x402,chardev=port402".to_owned(),
     ];
-    with_arguments(&host, &mut plan, &arguments);
+    let _ = Owner::attach(&host, &mut plan, &arguments);
     let seen = host.launch(&plan);
     assert!(seen.result.is_err(), "the VM came up: {:?}", seen.stages);
-    assert_ne!(seen.stages.last(), Some(&Stage::Ready));
+    assert_eq!(seen.stages, [Stage::InitStarted, Stage::PlatformRefused]);
     assert_eq!(std::fs::read(port).unwrap(), b"", "AML of the host ran");
 }

@@ -31,7 +31,7 @@ fn a_genuine_vm_is_verified_and_everything_else_is_refused() {
     std::fs::copy(release().join("root.img"), &root).unwrap();
     plan.machine.root_disk.clone_from(&root);
 
-    let owner = Owner::attach(&host, &mut plan);
+    let owner = Owner::attach(&host, &mut plan, &[]);
 
     let seen = host.launch(&plan);
     let vm = seen.result.unwrap();

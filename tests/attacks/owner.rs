@@ -25,11 +25,12 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// Attaches both to a VM that is not started yet, behind the arguments of its plan.
-    pub(crate) fn attach(host: &Host, plan: &mut LaunchPlan) -> Self {
+    /// Attaches both, and `more` that QEMU is told, to a VM that is not started yet, behind the
+    /// arguments of its plan.
+    pub(crate) fn attach(host: &Host, plan: &mut LaunchPlan, more: &[String]) -> Self {
         let [erst, monitor, qemu] = ["erst", "monitor", "qemu"].map(|name| host.dir().join(name));
         let mut script = format!("#!/bin/sh\nexec {} \"$@\"", plan.qemu.path.display());
-        for argument in [
+        let own = [
             "-object",
             &format!("memory-backend-file,id=erst,mem-path={},size=64K,share=on", erst.display()),
             "-device",
@@ -38,7 +39,8 @@ impl Owner {
             &format!("socket,id=owner,path={},server=on,wait=off", monitor.display()),
             "-mon",
             "chardev=owner,mode=control",
-        ] {
+        ];
+        for argument in own.into_iter().chain(more.iter().map(String::as_str)) {
             write!(script, " '{argument}'").unwrap();
         }
         // Another process writes it: one that is open for writing cannot be started.
@@ -53,9 +55,20 @@ impl Owner {
 
     /// Presses Alt, `SysRq` and each of `keys` in turn; panics where QEMU is gone after one.
     pub(crate) fn press_sysrq(&self, keys: &[&str]) {
+        let press = |key: &&str| {
+            let keys = ["alt", "sysrq", key];
+            let keys = keys.map(|code| serde_json::json!({"type": "qcode", "data": code}));
+            serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}})
+        };
+        self.ask(&keys.iter().map(press).collect::<Vec<_>>());
+    }
+
+    /// Gives QEMU commands, all of which it must take.
+    pub(crate) fn ask(&self, commands: &[serde_json::Value]) {
         let mut stream = UnixStream::connect(&self.monitor).unwrap();
         let mut heard = BufReader::new(stream.try_clone().unwrap()).lines();
-        let mut ask = |command: serde_json::Value| {
+        let capabilities = serde_json::json!({"execute": "qmp_capabilities"});
+        for command in std::iter::once(&capabilities).chain(commands) {
             writeln!(stream, "{command}").unwrap();
             loop {
                 let line = heard.next().unwrap().unwrap();
@@ -64,12 +77,6 @@ impl Owner {
                     break;
                 }
             }
-        };
-        ask(serde_json::json!({"execute": "qmp_capabilities"}));
-        for key in keys {
-            let keys = ["alt", "sysrq", key];
-            let keys = keys.map(|code| serde_json::json!({"type": "qcode", "data": code}));
-            ask(serde_json::json!({"execute": "send-key", "arguments": {"keys": keys}}));
             sleep(BETWEEN_KEYS);
         }
     }

@@ -1,6 +1,6 @@
 //! Two builds under everything that may differ between two machines give the same bytes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use casemate_builder::fetch::Cache;
