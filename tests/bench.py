@@ -187,7 +187,7 @@ class Build:
             runs = [self.peer() for _ in range(min(self.runs, 2))]
             base = row("mmdebstrap (extract) + mkfs.erofs + veritysetup", runs)
         floor = row("decompress, hash and write alone (liblzma)", [self.floor() for _ in range(self.runs)])
-        keep = ("tools", "programs", "steps")
+        keep = ("tools", "programs", "stages", "steps")
         first = row("casemate, packages to unpack", [
             self.casemate_run(self.fresh_cache(*[k for k in keep if (self.cache / k).exists()]))
             for _ in range(self.runs)], base)

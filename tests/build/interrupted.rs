@@ -24,13 +24,13 @@ fn same_as_release(other: &Path) {
     }
 }
 
-/// Killed at many moments of every phase but the compiler's, the next run continues.
+/// Killed at many moments of every phase but the compilers', the next run continues.
 #[test]
 fn a_killed_build_continues_and_gives_the_same_bytes() {
     release();
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let (cache, output) = (dir.path().join("cache"), dir.path().join("release"));
-    copy_cache(&cache, &["blobs", "programs"]);
+    copy_cache(&cache, &["blobs", "programs", "stages"]);
     let mut killed = 0;
     let mut wait = 100;
     for signal in [Signal::SIGKILL, Signal::SIGINT].into_iter().cycle() {

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use casemate_builder::fetch::Cache;
 use casemate_tests::{casemate, expect_code, gpu_release, release, required, skip, workspace};
 
-use crate::{changed_recipe, files, move_away};
+use crate::{changed_recipe, copy_cache, files, move_away};
 
 /// What stages compile takes minutes, so it is compiled twice by `make images` alone.
 #[test]
@@ -47,11 +46,7 @@ fn identical(first: &Path, folder: &str, stages: Stages) {
     let inputs = format!("file://{}", away.join("inputs").to_str().unwrap().replace(' ', "%20"));
     let inputs = format!("{inputs}#@sha256:{}", bundle["manifest"].as_str().unwrap());
     if stages == Stages::Taken {
-        let cache = Cache::default_root(|name| std::env::var_os(name)).unwrap();
-        std::fs::create_dir(away.join("cache")).unwrap();
-        let mut copy = Command::new("cp");
-        let _ =
-            expect_code(0, copy.arg("-r").args([cache.join("stages"), away.join("cache/stages")]));
+        copy_cache(&away.join("cache"), &["stages"]);
     }
 
     // Another user, host name, clock, umask, locale, time zone, job count and unpack order.
