@@ -84,8 +84,7 @@ const SB_3020: &str = "AMD-SB-3020 (CVE-2025-0033)";
 const SB_3020_AND_3027: &str = "AMD-SB-3020 (CVE-2025-0033), AMD-SB-3027 (CVE-2025-29943)";
 const SB_3023: &str = "AMD-SB-3023 (CVE-2025-48514), as Linux's driver ccp tests it";
 /// Not found in a bulletin by whoever wrote this table.
-const OF_OTHERS: &str =
-    "the policy of another verifier, routex-client-swift of yaxitech, for AMD-SB-3023";
+const OF_OTHERS: &str = "the policy of another verifier, routex-client-swift of yaxitech";
 
 /// See [`Row::by_id_alone`].
 const SEED_READ: &str = "software alone can read the seed of a Milan chip's keys (arXiv \

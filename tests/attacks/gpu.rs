@@ -4,6 +4,8 @@ use casemate_tests::{
     Host, Vm, casemate, expect_code, gpu_release, gpu_release_that_tries, required,
 };
 
+use crate::owner::Owner;
+
 /// Runs `remote` in the VM, whose release is in `release`.
 fn inside(host: &Host, vm: &Vm, release: &std::path::Path, remote: &str) -> String {
     let output = expect_code(0, &mut vm.ssh_of(host, release, remote));
@@ -18,7 +20,9 @@ fn the_gpu_image_attests_without_a_gpu() {
     }
     let host = Host::default();
     let release = gpu_release();
-    let vm = host.launch(&host.plan_of(release, "gpu")).result.unwrap();
+    let mut plan = host.plan_of(release, "gpu");
+    let owner = Owner::attach(&host, &mut plan, &[]);
+    let vm = host.launch(&plan).result.unwrap();
     let mut verify = casemate(["verify", "--format", "json"]);
     verify.arg(vm.evidence().to_string()).arg("--release").arg(release);
     let output = expect_code(0, verify.arg("--trust-simulated").arg(Vm::root()));
@@ -27,6 +31,11 @@ fn the_gpu_image_attests_without_a_gpu() {
 
     let run = |remote: &str| inside(&host, &vm, release, remote);
     assert_eq!(run("cat /proc/sys/kernel/modules_disabled"), "1\n");
+    // Debian's kernel has SysRq and pstore: they are off, and keys do nothing.
+    let settings = "cat /proc/sys/kernel/sysrq /sys/module/pstore/parameters/backend";
+    assert_eq!(run(settings), "0\nnull\n");
+    owner.press_sysrq(&["p", "l", "c", "o", "b"]);
+    assert_eq!(owner.log(), "", "the kernel's log is in the owner's hands");
     let modules = run("ls /usr/lib/modules/$(uname -r)/updates");
     assert_eq!(modules, "nvidia-modeset.ko\nnvidia-uvm.ko\nnvidia.ko\n");
     assert_eq!(run("grep -c nvidia /proc/modules || true"), "0\n");

@@ -22,8 +22,8 @@ pub struct Mirrored {
     pub referrers: usize,
 }
 
-/// Copies `artifact` of `from` to `to` with all that refers to it, then points `tag` to it.
-/// Everything is held to its hash on the way.
+/// Copies `artifact` of `from` to `to` with its signatures, then points `tag` to it. The hash of
+/// everything is compared on the way.
 ///
 /// # Errors
 /// When a store fails, `from` lies, or it lists what it does not have. Then no tag moved.

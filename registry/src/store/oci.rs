@@ -443,7 +443,7 @@ impl Registry {
                 return Err(StoreError::TooLong { store, what, most: most as u64 });
             }
         }
-        Err(self.broken_page(what, "there are more than 1000 pages"))
+        Err(self.broken_page(what, &format!("there are more than {MAX_PAGES} pages")))
     }
 
     fn broken_page(&self, what: &str, reason: &str) -> StoreError {
