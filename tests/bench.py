@@ -153,14 +153,16 @@ class Build:
             (debs / "Packages").write_bytes(index)
         tar, image = self.scratch / "peer.tar", self.scratch / "peer.img"
         image.unlink(missing_ok=True)
-        kernel = next(p["name"] for p in self.guest if "kernel" in p["closures"])
+        # None where a stage makes the kernel: its bytes are beside the image, not in it.
+        kernels = [p["name"] for p in self.guest if "kernel" in p["closures"]]
+        unpacked = "".join(f"dpkg-deb --fsys-tarfile {debs}/{kernel}_*.deb | "
+                           f"tar -C {self.scratch}/peer --keep-directory-symlink -x && "
+                           for kernel in kernels)
         wanted = [p["name"] for p in self.guest if "guest" in p["closures"]]
         script = (f"mmdebstrap --quiet --variant=extract --mode=root "
                   f"--include='?essential' --include={','.join(wanted)} --skip=check/qemu "
                   f"trixie {tar} 'deb [trusted=yes] copy:{debs} ./' && "
-                  f"mkdir -p {self.scratch}/peer && tar -C {self.scratch}/peer -xf {tar} && "
-                  f"dpkg-deb --fsys-tarfile {debs}/{kernel}_*.deb | "
-                  f"tar -C {self.scratch}/peer --keep-directory-symlink -x && "
+                  f"mkdir -p {self.scratch}/peer && tar -C {self.scratch}/peer -xf {tar} && {unpacked}"
                   f"mkfs.erofs -zlz4 -T0 {image} {self.scratch}/peer >/dev/null && "
                   f"veritysetup format --salt=00 {image} {image}.tree >/dev/null")
         shutil.rmtree(self.scratch / "peer", ignore_errors=True)
