@@ -119,8 +119,10 @@ fn is_whole(kind: &str, blob: &[u8]) -> Option<()> {
     rest.is_empty().then_some(())
 }
 
-/// A string of the SSH protocol, and what follows it: RFC 4251, section 5.
-fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A string of the SSH protocol, and what follows it: RFC 4251, section 5. `None` where `bytes` end
+/// before it does.
+#[must_use]
+pub fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }

@@ -2,8 +2,8 @@
 //! enter too.
 //!
 //! A key is the user's own when he can log in with it: the key named by `--identity`, every key
-//! of his SSH agent, and every `NAME.pub` in `~/.ssh` whose private key `NAME` lies beside it. A
-//! public key without its private key may be anybody's and does not count.
+//! of his SSH agent, and every `NAME.pub` in `~/.ssh` beside which a private key `NAME` lies. A
+//! public key without a private key may be anybody's and does not count.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use casemate_measurements::appraisal::SshKey;
+use casemate_measurements::ssh_key::string;
 
 /// Most bytes of a key's file.
 const MAX_FILE: u64 = 64 * 1024;
@@ -108,12 +109,6 @@ fn of_blob(blob: &[u8]) -> Option<SshKey> {
     format!("{kind} {}", STANDARD.encode(blob)).parse().ok()
 }
 
-/// A string of the SSH protocol, and what follows it: RFC 4251, section 5.
-fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
-}
-
 /// The keys of the agent at `socket`.
 fn of_agent(socket: &Path) -> io::Result<Vec<SshKey>> {
     let mut stream = UnixStream::connect(socket)?;
@@ -152,10 +147,21 @@ fn of_folder(folder: &Path) -> Vec<SshKey> {
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     let is_own = |path: &PathBuf| {
-        path.extension().is_some_and(|kind| kind == "pub") && path.with_extension("").is_file()
+        let beside = path.with_extension("");
+        path.extension().is_some_and(|kind| kind == "pub")
+            && beside.is_file()
+            && read(&beside).is_ok_and(|text| is_private(&text))
     };
     let own = paths.iter().filter(|path| is_own(path));
     own.filter_map(|path| public(&read(path).ok()?)).collect()
+}
+
+/// Whether it holds a private key, in whatever format: a line `-----BEGIN … PRIVATE KEY-----`.
+fn is_private(text: &str) -> bool {
+    let begins = |line: &str| {
+        line.starts_with("-----BEGIN ") && line.trim_end().ends_with("PRIVATE KEY-----")
+    };
+    text.lines().any(begins)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -215,11 +221,20 @@ mod tests {
     fn a_public_key_alone_is_not_the_users_own() {
         let dir = tempfile::tempdir().unwrap();
         let other = PUBLIC.replace("DCa+", "DCb+");
-        fs::write(dir.path().join("id_ed25519"), "private").unwrap();
+        fs::write(dir.path().join("id_ed25519"), private(PUBLIC)).unwrap();
         fs::write(dir.path().join("id_ed25519.pub"), PUBLIC).unwrap();
-        fs::write(dir.path().join("colleague.pub"), other).unwrap();
+        fs::write(dir.path().join("colleague.pub"), &other).unwrap();
+        // Something else lies beside it.
+        fs::write(dir.path().join("team.pub"), &other).unwrap();
+        fs::write(dir.path().join("team"), format!("-----BEGIN PUBLIC KEY-----\n{other}\n"))
+            .unwrap();
         let own = OwnKeys { folder: Some(dir.path().to_owned()), ..OwnKeys::default() };
         assert_eq!(own.find(), keys(&[PUBLIC]));
+        for kind in ["", "RSA ", "EC ", "ENCRYPTED ", "OPENSSH "] {
+            let text = format!("-----BEGIN {kind}PRIVATE KEY-----\nAAAA\n");
+            fs::write(dir.path().join("team"), text).unwrap();
+            assert_eq!(own.find(), keys(&[PUBLIC, &other]), "{kind}");
+        }
     }
 
     #[test]
