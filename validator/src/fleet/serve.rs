@@ -1,7 +1,7 @@
 //! Serves the metrics over HTTP, to whoever asks on an address that the operator chose.
 //!
-//! A few connections at a time, each with a deadline and a bound on what is read. Clients that hang
-//! delay other readers of the metrics, by that deadline for each so many, and nothing else.
+//! A few connections at a time, each with a deadline and a bound on what is read. At most 32 hung
+//! clients are waited for at once, each until its deadline. Nothing but the metrics waits for them.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -272,7 +272,11 @@ impl Fleet<'_> {
                 Next::Wait(wait) => return (wait, lack),
                 Next::Ask(question) => question,
             };
-            let Some(watched) = self.watched.get(&name).map(Arc::clone) else { continue };
+            let Some(watched) = self.watched.get(&name).map(Arc::clone) else {
+                // Its place is free again.
+                self.places.put_back(now, id, PAUSE);
+                continue;
+            };
             if let Err(error) = self.ask(id, watched, limit) {
                 self.places.put_back(now, id, PAUSE);
                 lack = Some(error);
