@@ -4,16 +4,23 @@
 //! its place before, not by what it answered:
 //!
 //! - **Prompt** is who answered within [`PROMPT`] and owes no proof. It may have any place, but is
-//!   waited for only shortly: four times as long as it took last, at most [`PROMPT`]. If it does not
-//!   answer, nothing is told; it is asked again with its whole time, as one of the others.
-//! - **The others**, who are slow, hang or were never asked, share half of the places. The other
-//!   half is kept for prompt ones, as far as there are so many.
-//! - Who hung although it had been prompt has to prove itself: two prompt answers in a row after
-//!   the first time, and twice as many after each further time.
-//! - Among those whose time has come, each waits longer by eight times what it held last.
+//!   waited for only shortly: four times as long as it took last, at most [`PROMPT`]. Half of the
+//!   places are kept for prompt ones, as far as there are so many.
+//! - **On trial** is who was never asked, who was prompt and did not answer, and who answered
+//!   promptly but owes proof still. It is waited for [`PROMPT`], and comes before the slow ones. A
+//!   quarter of the places that are not kept for prompt ones is kept for those on trial.
+//! - **Slow** is who did not answer on trial, or later than that. It is waited for its whole time.
+//!   Among those whose time has come, each waits longer by eight times what it held last.
 //!
-//! So a place of a prompt target is free again within [`PROMPT`], and `n` prompt ones that hang all
-//! at once delay others by at most `n` times that, divided by half of the places, once. No clock,
+//! Nothing is told of a prompt target or one on trial that does not answer: it is asked again at
+//! once, on trial or as a slow one. So one lost packet costs an honest target a moment, not its
+//! standing. Who hung has to prove itself: two prompt answers in a row after the first time, and
+//! twice as many after each further time. Those on trial are asked in this order: who hung at most
+//! once and answered before, who was never asked, then the others, by how often they hung.
+//!
+//! So a place of a prompt target or one on trial is free again within [`PROMPT`]. `n` that hang all
+//! at once delay others on trial by at most `n` times that, divided by the places kept for those,
+//! once; and a target that hung can do so again only after more and more prompt answers. No clock,
 //! no thread and no randomness are here: the caller says what time it is, from any moment on.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +90,17 @@ pub struct Told {
     pub next: Duration,
 }
 
+/// How long a target is waited for, and which places it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Prompt,
+    Trial,
+    Slow,
+}
+
+/// A number, then a time: the lowest is first.
+type Rank = (u32, Duration);
+
 /// What is known of a target.
 #[derive(Debug, Clone)]
 struct Turn {
@@ -93,9 +111,11 @@ struct Turn {
     flight: Option<u64>,
     /// How long it held its place last; `None` before it was asked.
     held: Option<Duration>,
+    /// It did not answer on trial, or answers later than that.
+    slow: bool,
     /// Prompt answers that it has to give before it is prompt.
     owed: u32,
-    /// How often it hung although it was prompt.
+    /// How often it hung although it had answered promptly.
     hangs: u32,
     /// Prompt answers in a row.
     streak: u32,
@@ -103,32 +123,48 @@ struct Turn {
 
 impl Turn {
     fn new(terms: Terms, due: Duration) -> Self {
-        let (failures, asked, flight, held) = (0, 0, None, None);
-        Self { terms, due, failures, asked, flight, held, owed: 1, hangs: 0, streak: 0 }
+        let (failures, asked, flight, held, slow) = (0, 0, None, None, false);
+        Self { terms, due, failures, asked, flight, held, slow, owed: 1, hangs: 0, streak: 0 }
     }
 
     fn is_prompt(&self) -> bool {
         self.owed == 0
     }
 
-    /// How long it is waited for. Who was never asked is tried for the time of a prompt one.
-    fn limit(&self) -> Duration {
-        let short = match self.held {
-            None => PROMPT,
-            Some(held) if self.is_prompt() => (held * PATIENCE).clamp(SHORTEST, PROMPT),
-            Some(_) => self.terms.whole,
-        };
-        short.min(self.terms.whole)
+    fn standing(&self) -> Standing {
+        match (self.slow, self.is_prompt()) {
+            (true, _) => Standing::Slow,
+            (false, true) => Standing::Prompt,
+            (false, false) => Standing::Trial,
+        }
     }
 
-    /// When it takes its turn among those whose time has come.
-    fn rank(&self) -> Duration {
-        self.due + self.held.unwrap_or_default() * WEIGHT
+    /// How long it is waited for.
+    fn limit(&self) -> Duration {
+        let limit = match self.standing() {
+            Standing::Prompt => (self.held.unwrap_or_default() * PATIENCE).clamp(SHORTEST, PROMPT),
+            Standing::Trial => PROMPT,
+            Standing::Slow => self.terms.whole,
+        };
+        limit.min(self.terms.whole)
+    }
+
+    /// When it takes its turn among those of its standing whose time has come: by the number,
+    /// then by the time.
+    fn rank(&self) -> Rank {
+        let before = match (self.standing(), self.held) {
+            (Standing::Prompt | Standing::Slow, _) => 0,
+            (Standing::Trial, None) => 1,
+            (Standing::Trial, Some(_)) if self.hangs <= 1 => 0,
+            (Standing::Trial, Some(_)) => self.hangs,
+        };
+        (before, self.due + self.held.unwrap_or_default() * WEIGHT)
     }
 
     /// It answered within its time.
     fn answered(&mut self, held: Duration) {
-        if held > PROMPT {
+        self.slow = held > PROMPT;
+        if self.slow {
             self.streak = 0;
             self.owed = self.owed.max(self.proof());
             return;
@@ -141,12 +177,13 @@ impl Turn {
         }
     }
 
-    /// It did not answer in the time of a prompt one.
+    /// It did not answer in its short time. Twice in a row is one hang.
     fn hung(&mut self) {
-        self.streak = 0;
-        if self.is_prompt() {
+        if self.is_prompt() || self.streak > 0 {
             self.hangs = (self.hangs + 1).min(MOST_HANGS);
         }
+        self.slow = !self.is_prompt();
+        self.streak = 0;
         self.owed = self.owed.max(self.proof());
     }
 
@@ -160,7 +197,7 @@ impl Turn {
 struct Flight {
     name: String,
     limit: Duration,
-    prompt: bool,
+    standing: Standing,
 }
 
 /// The places and who waits for one.
@@ -173,9 +210,8 @@ pub struct Places {
     next_id: u64,
     /// Those whose time has not come, by when it comes.
     waiting: BTreeSet<(Duration, String)>,
-    /// Those whose time has come, by rank: prompt ones and the others.
-    ready: BTreeSet<(Duration, String)>,
-    ready_others: BTreeSet<(Duration, String)>,
+    /// Those whose time has come, by rank: prompt ones, those on trial and slow ones.
+    ready: [BTreeSet<(Rank, String)>; 3],
     /// How many targets are prompt.
     prompt: usize,
 }
@@ -185,9 +221,8 @@ impl Places {
     #[must_use]
     pub fn new(at_once: usize, rounds: Option<u32>) -> Self {
         let (turns, flights, next_id) = (BTreeMap::new(), BTreeMap::new(), 0);
-        let (waiting, ready, ready_others) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let at_once = at_once.max(1);
-        Self { at_once, rounds, turns, flights, next_id, waiting, ready, ready_others, prompt: 0 }
+        let (waiting, ready, at_once) = (BTreeSet::new(), Default::default(), at_once.max(1));
+        Self { at_once, rounds, turns, flights, next_id, waiting, ready, prompt: 0 }
     }
 
     /// Watches these from now on. Who is `known` keeps what is known of him; `random` spreads the
@@ -207,8 +242,7 @@ impl Places {
             self.turns.insert(name, turn);
         }
         self.prompt = self.turns.values().filter(|turn| turn.is_prompt()).count();
-        let (waiting, ready) = (BTreeSet::new(), BTreeSet::new());
-        (self.waiting, self.ready, self.ready_others) = (waiting, ready, BTreeSet::new());
+        self.ready = Default::default();
         let wanted = self.turns.iter().filter(|(_, turn)| self.wants(turn));
         self.waiting = wanted.map(|(name, turn)| (turn.due, name.clone())).collect();
     }
@@ -231,26 +265,38 @@ impl Places {
             && let Some((_, name)) = self.waiting.pop_first()
         {
             if let Some(turn) = self.turns.get(&name) {
-                let queue = if turn.is_prompt() { &mut self.ready } else { &mut self.ready_others };
-                queue.insert((turn.rank(), name));
+                self.ready[turn.standing() as usize].insert((turn.rank(), name));
             }
         }
         let until = self.waiting.first().map_or(Duration::MAX, |(due, _)| due.saturating_sub(now));
-        if self.flights.len() >= self.at_once {
-            return Next::Wait(until);
-        }
-        let others = self.flights.values().filter(|flight| !flight.prompt).count();
-        let first_other = self.ready_others.first().filter(|_| others < self.for_others());
-        let from_others = match (self.ready.first(), first_other) {
-            (None, None) => return Next::Wait(until),
-            (Some(_), None) => false,
-            (None, Some(_)) => true,
-            (Some(prompt), Some(other)) => other < prompt,
-        };
-        let queue = if from_others { &mut self.ready_others } else { &mut self.ready };
-        match queue.pop_first() {
-            Some((_, name)) => self.ask(name, !from_others).map_or(Next::Wait(until), Next::Ask),
+        let Some(standing) = self.whose_turn() else { return Next::Wait(until) };
+        match self.ready[standing as usize].pop_first() {
+            Some((_, name)) => self.ask(name, standing).map_or(Next::Wait(until), Next::Ask),
             None => Next::Wait(until),
+        }
+    }
+
+    /// Who of those whose time has come gets the next place.
+    fn whose_turn(&self) -> Option<Standing> {
+        if self.flights.len() >= self.at_once {
+            return None;
+        }
+        let flying =
+            |standing| self.flights.values().filter(|flight| flight.standing == standing).count();
+        let (trials, slow) = (flying(Standing::Trial), flying(Standing::Slow));
+        let first = |standing: Standing| self.ready[standing as usize].first();
+        let room = trials + slow < self.for_others();
+        let other = [Standing::Trial, Standing::Slow].into_iter().find(|standing| {
+            let room = room && (*standing == Standing::Trial || slow < self.for_slow());
+            room && first(*standing).is_some()
+        });
+        let since = |standing| first(standing).map(|((_, since), _)| *since);
+        match (since(Standing::Prompt), other) {
+            (None, other) => other,
+            (Some(prompt), Some(other)) if since(other).is_some_and(|at| at < prompt) => {
+                Some(other)
+            }
+            (Some(_), _) => Some(Standing::Prompt),
         }
     }
 
@@ -259,17 +305,23 @@ impl Places {
         self.at_once - self.prompt.min(self.at_once / 2)
     }
 
-    fn ask(&mut self, name: String, prompt: bool) -> Option<Question> {
+    /// Those of slow ones: three quarters of these.
+    fn for_slow(&self) -> usize {
+        let others = self.for_others();
+        others - (others / 4).max(1).min(others - 1)
+    }
+
+    fn ask(&mut self, name: String, standing: Standing) -> Option<Question> {
         let turn = self.turns.get_mut(&name)?;
         let (id, limit) = (self.next_id, turn.limit());
         self.next_id += 1;
         turn.flight = Some(id);
-        self.flights.insert(id, Flight { name: name.clone(), limit, prompt });
+        self.flights.insert(id, Flight { name: name.clone(), limit, standing });
         Some(Question { id, name, limit })
     }
 
     /// Ends the question `id`, which held its place for `held`. `None` where nothing is told: the
-    /// target is asked again at once with its whole time, or is watched no longer.
+    /// target is asked again at once and waited for longer, or is watched no longer.
     pub fn end(
         &mut self,
         now: Duration,

@@ -10,12 +10,16 @@ const USUAL: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Honest,
+    /// It is honest, and a packet to it or from it is lost once in 50 questions.
+    Stumbles,
     /// It answers well, after so long.
     Slow(Duration),
     /// It answers, then hangs, in turn.
     InTurn,
     /// It answers so often, then hangs for good.
     Turncoat(u32),
+    /// It hangs twice in a row, in the last two of so many questions.
+    Rarely(u32),
     Hung,
 }
 
@@ -23,9 +27,11 @@ impl Kind {
     fn answer(self, n: u32, limit: Duration) -> (Duration, End) {
         let takes = match self {
             Self::Honest => Some(USUAL),
+            Self::Stumbles => (n % 50 != 49).then_some(USUAL),
             Self::Slow(takes) => Some(takes),
             Self::InTurn => n.is_multiple_of(2).then_some(USUAL),
             Self::Turncoat(good) => (n < good).then_some(USUAL),
+            Self::Rarely(often) => (n % often < often - 2).then_some(USUAL),
             Self::Hung => None,
         };
         match takes {
@@ -42,6 +48,7 @@ struct Sim {
     now: Duration,
     ends: BTreeSet<(Duration, u64)>,
     flights: BTreeMap<u64, (String, Duration, End)>,
+    added: BTreeMap<String, Duration>,
     asked: BTreeMap<String, Vec<Duration>>,
     told: BTreeMap<String, u32>,
     most: usize,
@@ -56,6 +63,7 @@ impl Sim {
             now: Duration::ZERO,
             ends: BTreeSet::new(),
             flights: BTreeMap::new(),
+            added: BTreeMap::new(),
             asked: BTreeMap::new(),
             told: BTreeMap::new(),
             most: 0,
@@ -69,8 +77,10 @@ impl Sim {
     fn add(&mut self, timeout: Duration, kinds: &[(usize, Kind)]) {
         let known: Vec<String> = self.kinds.keys().cloned().collect();
         for (count, kind) in kinds {
-            for number in 0..*count {
-                self.kinds.insert(format!("{kind:?}-{number}"), *kind);
+            for _ in 0..*count {
+                let name = format!("{kind:?}-{}", self.kinds.len());
+                self.added.insert(name.clone(), self.now);
+                self.kinds.insert(name, *kind);
             }
         }
         let pace = Pace { interval: INTERVAL, longest: Duration::from_mins(15) };
@@ -114,16 +124,28 @@ impl Sim {
         }
     }
 
+    fn honest(&self) -> impl Iterator<Item = (&String, &[Duration])> {
+        let honest = |kind: &Kind| matches!(kind, Kind::Honest | Kind::Stumbles);
+        let honest = self.kinds.iter().filter(move |(_, kind)| honest(kind));
+        honest.map(|(name, _)| (name, self.asked.get(name).map_or(&[][..], Vec::as_slice)))
+    }
+
     /// The longest time between two questions to the same honest target, and until now.
     fn gap(&self) -> Duration {
-        let honest = self.kinds.iter().filter(|(_, kind)| matches!(kind, Kind::Honest));
-        let longest = |(name, _): (&String, &Kind)| {
-            let asked = self.asked.get(name).map(Vec::as_slice).unwrap_or_default();
-            let mut times = asked.to_vec();
-            times.push(self.now);
-            times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap()
+        let longest = |(_, asked): (&String, &[Duration])| {
+            let times = [asked, &[self.now]].concat();
+            times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
         };
-        honest.map(longest).max().unwrap()
+        self.honest().map(longest).max().unwrap()
+    }
+
+    /// The longest time that an honest target waited for its first question.
+    fn first(&self) -> Duration {
+        let waited = |(name, asked): (&String, &[Duration])| {
+            let added = self.added.get(name)?;
+            Some(asked.first().unwrap_or(&self.now).saturating_sub(*added))
+        };
+        self.honest().filter_map(waited).max().unwrap()
     }
 }
 
@@ -155,6 +177,48 @@ fn nobody_delays_the_judgement_of_others() {
         assert!(sim.most <= 32, "{} at once", sim.most);
         // Nobody is forgotten.
         assert_eq!(sim.told.len(), sim.kinds.len(), "beside {others:?}");
+    }
+}
+
+/// Once in 50 questions a packet is lost, to every honest target.
+#[test]
+fn a_lost_packet_silences_nobody() {
+    let secs = Duration::from_secs;
+    for (timeout, others, soon) in [
+        (20, (1000, Kind::Hung), 20),
+        (60, (1000, Kind::Hung), 20),
+        (60, (200, Kind::Slow(secs(59))), 20),
+        (20, (300, Kind::InTurn), 20),
+        (60, (300, Kind::InTurn), 20),
+        (60, (300, Kind::Turncoat(7)), 20),
+        (60, (300, Kind::Rarely(33)), 20),
+        // 300 hang when a packet of each honest one is lost: 300 × 2 s ÷ 16 places later.
+        (60, (300, Kind::Turncoat(49)), 49),
+    ] {
+        let mut sim = Sim::new(32, secs(timeout), &[(100, Kind::Stumbles), others]);
+        sim.run(Duration::from_mins(40));
+        let gap = sim.gap();
+        assert!(gap <= secs(soon), "beside {others:?}, {timeout} s: {gap:?}");
+    }
+}
+
+/// Honest targets that are added to a fleet of hung ones, alone and among more hung ones. Among
+/// `more`, it takes at most `more` × 2 s ÷ the places kept for those on trial.
+#[test]
+fn who_is_added_late_is_asked_soon() {
+    let secs = Duration::from_secs;
+    for (timeout, hung, more, soon) in
+        [(20, 1000, 0, 2), (60, 1000, 0, 2), (60, 1000, 500, 252), (60, 0, 500, 252)]
+    {
+        let old = [(100, Kind::Honest), (hung, Kind::Hung)];
+        let mut sim = Sim::new(32, secs(timeout), &old);
+        sim.run(Duration::from_mins(40));
+        sim.added.clear();
+        sim.add(secs(timeout), &[(more, Kind::Hung), (4, Kind::Honest)]);
+        sim.run(Duration::from_mins(30));
+        let first = sim.first();
+        assert!(first <= secs(soon), "{hung} hung, {more} more, {timeout} s: {first:?}");
+        assert!(sim.gap() <= 2 * INTERVAL, "{:?}", sim.gap());
     }
 }
 
