@@ -20,7 +20,7 @@ impl Attached {
     /// Takes what a plan names; nothing is left of it when something fails.
     pub(crate) fn new(plan: &LaunchPlan, starter: &mut Starter) -> Result<Self, SuperviseError> {
         let uid = Confinement::of(&plan.paths.root()?)?.uid();
-        let guard = uid.map(|uid| Guard::new(plan.name.clone(), uid, plan.paths.dir()));
+        let guard = uid.map(|uid| Guard::new(uid, plan.paths.dir()));
         let network = network::Attached::new(&plan.machine.network, guard)?;
         let devices = match &plan.machine.passthrough {
             None => None,

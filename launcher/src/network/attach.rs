@@ -12,8 +12,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::outside::{OutsideError, Program};
+use crate::state::{self, StateError};
 
-use super::own::{self, Guard};
+use super::own::Guard;
 use super::{Interface, Link, Mac};
 
 /// The file of a VM's directory that says that its guest is kept from the host.
@@ -41,12 +42,10 @@ pub enum AttachError {
         source: OutsideError,
     },
     /// The guest cannot be kept from the host.
-    #[error("cannot keep the guest's connections from this host: {} cannot be written", path.display())]
+    #[error("cannot write down that the guest's connections are kept from this host")]
     Mark {
-        /// The file that would say so.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// Why.
+        source: StateError,
     },
     /// The guest cannot be kept from the host.
     #[error("cannot keep the guest's connections from this host")]
@@ -102,7 +101,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         remove(&self.link);
         if let Some(guard) = &self.guard {
-            let _ = nft(&json!({"nftables": [{"delete": {"table": own::table(&guard.name)}}]}));
+            guard.end();
             let _ = fs::remove_file(&guard.marker);
         }
     }
@@ -128,7 +127,7 @@ impl Attached {
                 ip(&["tuntap", "add", "dev", name, "mode", "tap"]).map_err(made)?;
                 let filter = |source| AttachError::Filter { interface: interface.clone(), source };
                 // The filter first: no frame passes without it.
-                nft(&rules(interface, *mac, open)).map_err(filter)?;
+                nft(&["-f", "-"], &rules(interface, *mac, open)).map_err(filter)?;
                 ip(&["link", "set", "dev", name, "master", bridge.as_str(), "up"]).map_err(made)?;
             }
             Link::Macvtap { parent, mac, .. } => {
@@ -145,16 +144,8 @@ impl Attached {
     /// A user network needs nothing, but where its guest can be kept from the host it is.
     fn user(link: &Link, guard: Option<Guard>) -> Result<Self, AttachError> {
         let guard = guard.filter(|_| *link == Link::User);
-        if let Some(guard) = &guard {
-            let path = &guard.marker;
-            fs::write(path, "")
-                .map_err(|source| AttachError::Mark { path: path.clone(), source })?;
-        }
         let attached = Self { link: link.clone(), guard };
-        if let Some(guard) = &attached.guard {
-            let rules = own::rules(guard, &own::resolvers(Path::new("/")));
-            nft(&rules).map_err(|source| AttachError::Guard { source })?;
-        }
+        attached.guard.as_ref().map_or(Ok(()), Guard::begin)?;
         Ok(attached)
     }
 }
@@ -205,7 +196,7 @@ fn remove(link: &Link) {
         let _ = ip(&["link", "delete", "dev", interface.as_str()]);
     }
     if matches!(link, Link::Tap { .. }) {
-        let _ = nft(&json!({"nftables": [{"delete": {"table": table(interface)}}]}));
+        let _ = nft(&["-f", "-"], &json!({"nftables": [{"delete": {"table": table(interface)}}]}));
     }
 }
 
@@ -219,11 +210,8 @@ pub(crate) fn clear(path: &Path) {
     {
         remove(&link);
     }
-    if path.with_file_name(MARKER).exists()
-        && let Some(name) = plan.as_ref().and_then(|plan| plan.get("name"))
-        && let Ok(name) = serde_json::from_value(name.clone())
-    {
-        let _ = nft(&json!({"nftables": [{"delete": {"table": own::table(&name)}}]}));
+    if let Ok(Some(guard)) = state::read_json::<Guard>(&path.with_file_name(MARKER)) {
+        guard.end();
     }
 }
 
@@ -231,9 +219,10 @@ fn ip(arguments: &[&str]) -> Result<(), OutsideError> {
     Program::new("ip").with(arguments).run(b"", LIMIT).map(drop)
 }
 
-fn nft(commands: &Value) -> Result<(), OutsideError> {
+/// What `nft` says, which reads `commands` where the arguments make it.
+pub(super) fn nft(arguments: &[&str], commands: &Value) -> Result<Vec<u8>, OutsideError> {
     let text = commands.to_string();
-    Program::new("nft").with(["-j", "-f", "-"]).run(text.as_bytes(), LIMIT).map(drop)
+    Program::new("nft").with(["-j"]).with(arguments.iter().copied()).run(text.as_bytes(), LIMIT)
 }
 
 fn table(interface: &Interface) -> Value {

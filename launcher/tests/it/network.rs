@@ -127,6 +127,7 @@ for words in ('ip link set lo up', 'ip link add v0 type veth peer name v1',
               'ip link set v0 up'):
     run(*words.split())
 inside = ['nsenter', '--net', '--target', str(sleeper.pid)]
+subprocess.run('ip addr add fd00::1/64 dev v0 nodad'.split(), check=True)
 run(*inside, 'ip', 'addr', 'replace', '192.0.2.2/24', 'dev', 'v1')
 run(*inside, 'ip', 'link', 'set', 'v1', 'up')
 serve = 'import socket; s = socket.create_server((%r, %d)); print(flush=True); import time; time.sleep(999)'
@@ -138,6 +139,26 @@ print(flush=True)
 sys.stdin.read()
 for process in (sleeper, *servers): process.kill()
 ";
+
+    /// Sends datagrams as a user to a port of an address, and compares which are refused.
+    fn assert_kept(cases: &[(&str, &str, u16, bool)]) {
+        for &(user, address, port, refused) in cases {
+            let script = format!(
+                "import socket as n; six = ':' in '{address}'\n\
+                 s = n.socket(n.AF_INET6 if six else n.AF_INET, n.SOCK_DGRAM)\n\
+                 s.setsockopt(n.SOL_SOCKET, n.SO_BROADCAST, 1)\n\
+                 if six: s.setsockopt(n.IPPROTO_IPV6, n.IPV6_MULTICAST_IF, n.if_nametoindex('v0'))\n\
+                 else: s.setsockopt(n.IPPROTO_IP, n.IP_MULTICAST_IF, n.inet_aton('192.0.2.1'))\n\
+                 s.connect(('{address}', {port})); s.send(b'x')"
+            );
+            let by = ["--reuid", user, "--regid", user, "--clear-groups", "/usr/bin/python3"];
+            let output = Command::new("setpriv").args(by).args(["-c", &script]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let kept = said.contains("Operation not permitted");
+            let passed = output.status.success();
+            assert_eq!((kept, passed), (refused, !refused), "{user} to {address} {port}: {said}");
+        }
+    }
 
     #[test]
     #[ignore = "runs in a namespace of its own"]
@@ -172,29 +193,43 @@ for process in (sleeper, *servers): process.kill()
         let resolv = dir.path().join("resolv.conf");
         std::fs::write(&resolv, "nameserver 127.0.0.53\n").unwrap();
         assert!(succeeds("mount", &["--bind", resolv.to_str().unwrap(), "/etc/resolv.conf"]));
-        let guard = || Some(Guard::new(name.clone(), NOBODY, paths.dir()));
+        let guard = || Some(Guard::new(NOBODY, paths.dir()));
         let attached = Attached::new(&Link::User, guard()).unwrap();
         let kept = ["refused", "refused", "refused", "refused", "refused", "open", "heard"];
         assert_eq!(found(Network::User, &targets), kept);
+        // The rules of others that change where packets go, as containers' do.
+        let nat = "table ip elsewhere { chain output { type nat hook output priority -100; \
+                   ip daddr 192.0.2.1 udp dport 99 dnat to 192.0.2.2; \
+                   ip daddr 192.0.2.9 udp dport 99 dnat to 192.0.2.1; }; }";
+        assert!(succeeds("nft", &[nat]));
         // Datagrams and IPv6 too, of that user alone, and not to whom the host asks for names.
-        for (user, address, port, refused) in [
+        // Those to many arrive at the host's own services as well.
+        assert_kept(&[
             ("65534", "::1", 9, true),
             ("65534", "127.0.0.1", 53, true),
             ("65534", "127.0.0.53", 54, true),
             ("65534", "127.0.0.53", 53, false),
             ("65533", "::1", 9, false),
-        ] {
-            let script = format!(
-                "import socket; \
-                 s = socket.socket(socket.AF_INET6 if ':' in '{address}' else socket.AF_INET, \
-                 socket.SOCK_DGRAM); s.connect(('{address}', {port})); s.send(b'x')"
-            );
-            let by = ["--reuid", user, "--regid", user, "--clear-groups", "/usr/bin/python3"];
-            let output = Command::new("setpriv").args(by).args(["-c", &script]).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let kept = said.contains("Operation not permitted");
-            assert_eq!(kept, refused, "{user} to {address} {port}: {said}");
-        }
+            ("65534", "224.0.0.251", 5353, true),
+            ("65533", "224.0.0.251", 5353, false),
+            ("65534", "ff02::fb", 5353, true),
+            ("65533", "ff02::fb", 5353, false),
+            ("65534", "192.0.2.255", 9, true),
+            ("65534", "192.0.2.1", 99, true),
+            ("65534", "192.0.2.9", 99, true),
+            ("65534", "192.0.2.2", 99, false),
+        ]);
+        assert!(succeeds("nft", &["delete table ip elsewhere"]));
+        // Each start heeds whom the host asks now, for all VMs; the rules stay until the last ends.
+        std::fs::write("/etc/resolv.conf", "nameserver 127.0.0.54\n").unwrap();
+        let second: VmName = "vm-2".parse().unwrap();
+        let its = root.vm(&second).unwrap();
+        std::fs::create_dir(its.dir()).unwrap();
+        let later = Attached::new(&Link::User, Some(Guard::new(NOBODY, its.dir()))).unwrap();
+        let now = [("65534", "127.0.0.54", 53, false), ("65534", "127.0.0.53", 53, true)];
+        assert_kept(&now);
+        drop(later);
+        assert_kept(&now);
         // What a supervisor that was killed leaves goes when its VM is next listed.
         std::mem::forget(attached);
         assert!(said("nft", &["list", "tables"]).contains("inet casemate_user_"));
