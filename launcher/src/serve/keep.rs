@@ -4,6 +4,7 @@
 //! not it can be recorded: with a full disk VMs still end, are seen to and are started again, and
 //! what happened meanwhile is recorded once there is room.
 
+use std::path::Path;
 use std::time::Instant;
 
 use casemate_measurements::causes::in_one_line;
@@ -11,6 +12,7 @@ use casemate_measurements::causes::in_one_line;
 use super::manager::{Manager, Refused};
 use super::records::{RecordsError, now_ms};
 use super::vm::{Doing, NewEvent, Vm};
+use crate::host::boot_id;
 use crate::state::{VmName, VmPaths, VmState};
 
 /// Most events of one VM that wait to be recorded; of more, the oldest are dropped.
@@ -55,11 +57,22 @@ pub(super) struct Entry {
     pub(super) up: Option<Instant>,
     /// What happened and is not recorded yet; none where the record is as the VM is.
     owed: Option<Vec<NewEvent>>,
+    /// Why it could not be looked at the last time.
+    pub(super) unseen: Option<Trouble>,
 }
 
 impl Entry {
     pub(super) const fn new(vm: Vm) -> Self {
-        Self { vm, busy: false, launched: false, stop: None, due: None, up: None, owed: None }
+        Self {
+            vm,
+            busy: false,
+            launched: false,
+            stop: None,
+            due: None,
+            up: None,
+            owed: None,
+            unseen: None,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -159,30 +172,45 @@ impl Manager {
                 entry.owed = None;
                 self.recorded(last);
             }
-            Err(error) => self.troubled(Trouble::from(&error)),
+            Err(error) => self.unrecorded(&error),
         }
     }
 
-    /// Records what is owed of every VM.
+    /// Records what is owed of every VM, and tries again whether records can be kept.
     pub(super) fn settle_all(&mut self) {
         let owing = self.vms.iter().filter(|(_, entry)| entry.owed.is_some());
         let names: Vec<VmName> = owing.map(|(name, _)| name.clone()).collect();
         for name in names {
             self.settle(&name);
         }
+        // What was refused leaves nothing to be recorded, so nothing else would tell.
+        if self.unrecorded.is_some() && !self.owes() && self.keep_boot().is_ok() {
+            self.unrecorded = None;
+        }
+    }
+
+    /// Records which boot of the host this is.
+    pub(super) fn keep_boot(&mut self) -> Result<(), RecordsError> {
+        self.records.keep_fact("boot_id", &boot_id(Path::new("/")))
+    }
+
+    fn owes(&self) -> bool {
+        self.vms.values().any(|entry| entry.owed.is_some())
     }
 
     /// Records what happened to no known VM.
     pub(super) fn note(&mut self, vm: Option<&VmName>, event: &NewEvent) {
         match self.records.note(vm, event) {
             Ok(last) => self.recorded(last),
-            Err(error) => self.troubled(Trouble::from(&error)),
+            Err(error) => self.unrecorded(&error),
         }
     }
 
     /// Something was recorded; `last` is the number of the last event, 0 without one.
     pub(super) fn recorded(&mut self, last: u64) {
-        self.trouble = None;
+        if !self.owes() {
+            self.unrecorded = None;
+        }
         if last > 0 {
             self.changed.send_replace(last);
         }
@@ -190,18 +218,20 @@ impl Manager {
 
     /// A request that cannot be recorded.
     pub(super) fn refused(&mut self, error: &RecordsError) -> Refused {
-        self.troubled(Trouble::from(error));
+        self.unrecorded(error);
         Refused::Records(in_one_line(error))
     }
 
-    /// Keeps what is wrong, to be told to who asks.
-    pub(super) fn troubled(&mut self, trouble: Trouble) {
-        self.trouble.get_or_insert(trouble);
+    /// Keeps why records cannot be kept, to be told to who asks until they can.
+    pub(super) fn unrecorded(&mut self, error: &RecordsError) {
+        self.unrecorded.get_or_insert_with(|| Trouble::from(error));
     }
 
     /// What is wrong now. A disk without room is told before the first record fails on it.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         let lacking = || self.records.lacks_room().as_ref().map(Trouble::from);
-        self.trouble.clone().or_else(lacking)
+        let unseen = || self.vms.values().find_map(|entry| entry.unseen.clone());
+        let unread = || self.wanted.as_ref().and_then(|wanted| wanted.unread.clone());
+        self.unrecorded.clone().or_else(lacking).or_else(unseen).or_else(unread)
     }
 }

@@ -30,7 +30,8 @@ impl Manager {
     }
 
     fn look(&mut self, name: &VmName) {
-        let Some(entry) = self.vms.get(name).filter(|entry| !entry.busy) else { return };
+        let Some(entry) = self.vms.get_mut(name).filter(|entry| !entry.busy) else { return };
+        entry.unseen = None;
         let (doing, launched) = (entry.vm.doing, entry.launched);
         if doing == Doing::Waiting {
             if self.vms.get_mut(name).is_some_and(Entry::is_due) {
@@ -66,7 +67,11 @@ impl Manager {
                 }
                 drop(lock);
             }
-            Err(error) => self.troubled(Trouble::of(&error)),
+            Err(error) => {
+                if let Some(entry) = self.vms.get_mut(name) {
+                    entry.unseen = Some(Trouble::of(&error));
+                }
+            }
         }
     }
 

@@ -76,8 +76,8 @@ pub(crate) struct Manager {
     pub(super) wanted: Option<Wanted>,
     pub(super) children: Vec<Child>,
     pub(super) searched: Option<Instant>,
-    /// What is wrong, since something was last recorded.
-    pub(super) trouble: Option<Trouble>,
+    /// Why records cannot be kept, as far as is known.
+    pub(super) unrecorded: Option<Trouble>,
     public_host: String,
 }
 
@@ -105,7 +105,7 @@ impl Manager {
             wanted: parts.wanted,
             children: Vec::new(),
             searched: None,
-            trouble: None,
+            unrecorded: None,
             public_host: parts.public_host,
         }
     }
@@ -134,8 +134,8 @@ impl Manager {
         let boot = crate::host::boot_id(std::path::Path::new("/"));
         let rebooted = self.records.fact("boot_id")?.is_some_and(|known| known != boot);
         // A daemon that cannot record anything now still sees to its VMs.
-        if let Err(error) = self.records.keep_fact("boot_id", &boot) {
-            self.troubled(Trouble::from(&error));
+        if let Err(error) = self.keep_boot() {
+            self.unrecorded(&error);
         }
         let (vms, refused) = self.records.vms()?;
         for vm in vms {

@@ -187,7 +187,10 @@ impl Records {
     /// does not say.
     pub(crate) fn lacks_room(&self) -> Option<RecordsError> {
         let disk = statvfs(self.path.parent()?).ok()?;
-        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        // What a file system reserves is root's.
+        let root = nix::unistd::geteuid().is_root();
+        let blocks = if root { disk.blocks_free() } else { disk.blocks_available() };
+        let free = blocks.saturating_mul(disk.fragment_size());
         (free < LEAST_ROOM)
             .then(|| RecordsError::NoRoom { path: self.path.clone(), free: free / 1024 })
     }

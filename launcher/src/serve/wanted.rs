@@ -34,11 +34,13 @@ pub(crate) struct Wanted {
     dir: PathBuf,
     /// The bytes of each file that were tried or spoken of.
     seen: BTreeMap<VmName, String>,
+    /// Why the directory could not be read the last time.
+    pub(super) unread: Option<Trouble>,
 }
 
 impl Wanted {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), seen: BTreeMap::new() }
+        Self { dir: dir.to_owned(), seen: BTreeMap::new(), unread: None }
     }
 
     /// The files, by the name of their VM.
@@ -113,13 +115,15 @@ fn plan(
 impl Manager {
     /// Compares the directory of wanted VMs with what there is.
     pub(super) fn look_at_wanted(&mut self) {
-        let Some(wanted) = &self.wanted else { return };
+        let Some(wanted) = &mut self.wanted else { return };
+        wanted.unread = None;
         let files = match wanted.read() {
             Ok(files) => files,
             Err(error) => {
                 let text = format!("{} cannot be read: {error}", wanted.dir.display());
                 let public = "the directory of wanted VMs cannot be read".to_owned();
-                return self.troubled(Trouble { text, public });
+                wanted.unread = Some(Trouble { text, public });
+                return;
             }
         };
         let gone: Vec<VmName> = self

@@ -104,6 +104,26 @@ fn with_a_full_disk_vms_are_seen_to_and_health_says_why() {
     assert!(output.status.success() && spoken.contains("1 passed"), "{spoken}");
 }
 
+/// What has nothing to do with the records is told until it is over, whatever is recorded.
+#[test]
+fn health_says_for_how_long_the_directory_of_wanted_vms_cannot_be_read() {
+    let mut bench = Bench::new("");
+    let (wanted, away) = (bench.path("wanted"), bench.path("away"));
+    fs::create_dir(&wanted).unwrap();
+    let client = bench.start();
+    let address = super::publish::address(&bench);
+    let health = || super::publish::get(address, "/health").status;
+    assert_eq!(health(), 200);
+    fs::rename(&wanted, &away).unwrap();
+    wait_for("the complaint", || (health() == 503).then_some(()));
+    bench.run("vm-1", Restart::default());
+    client.stop(&vm("vm-1"), std::time::Duration::ZERO).unwrap();
+    bench.until("vm-1", Doing::Stopped);
+    assert_eq!(health(), 503);
+    fs::rename(&away, &wanted).unwrap();
+    wait_for("relief without an event", || (health() == 200).then_some(()));
+}
+
 /// Takes every byte that is left where `path` will lie.
 fn fill(path: &Path) {
     let mut file = File::create(path).unwrap();
@@ -139,6 +159,13 @@ fn full_disk() {
     });
     assert_eq!(health(&bench).0, 200);
     let ballast = records.join("ballast");
+    fill(&ballast);
+    // A request that was refused leaves nothing to be recorded: room alone is relief.
+    let refused = refusal(client.run(&bench.request("other", Restart::default())));
+    assert!(refused.contains("records.sqlite"), "{refused}");
+    assert_eq!(health(&bench).0, 503);
+    fs::remove_file(&ballast).unwrap();
+    wait_for("relief without an event", || (health(&bench).0 == 200).then_some(()));
     fill(&ballast);
     // Told before anything fails on it.
     let (status, text) = health(&bench);
@@ -193,7 +220,7 @@ fn full_disk() {
     fs::remove_file(&ballast).unwrap();
     client.run(&bench.request("other", Restart::default())).unwrap();
     bench.until("other", Doing::Running);
-    assert_eq!(health(&bench).0, 200);
+    wait_for("relief", || (health(&bench).0 == 200).then_some(()));
     drop(bench);
     let _ = Command::new("umount").arg("--lazy").arg(&records).status();
     let _ = fs::remove_dir_all(records.parent().unwrap());
