@@ -139,6 +139,12 @@ fn nothing_is_opened(host: &Host, vm: &Vm) {
     let virtio = "for d in /sys/bus/virtio/devices/*; do [ -e $d/driver ] && \
                   basename $(readlink $d/driver); done | sort -u";
     assert_eq!(inside(host, vm, virtio), "virtio_blk\nvirtio_console\nvirtio_net\n");
+    // What QEMU offers of a network device and no kernel of ours takes: offloads at run time (2),
+    // announcements (21). A character for each feature.
+    let features = "cat /sys/bus/virtio/drivers/virtio_net/virtio*/features";
+    let features = inside(host, vm, features);
+    let taken = |bit: usize| features.as_bytes()[bit] == b'1';
+    assert!(taken(5) && taken(32) && !taken(2) && !taken(21), "{features}");
     // The root, its tree, the launch config and the owner's: whole disks, no partition of any.
     let partitions = inside(host, vm, "tail -n +3 /proc/partitions | awk '{print $4}'");
     let partitioned = |name: &str| name.starts_with("vd") && name.len() > 3;
